@@ -1,0 +1,18 @@
+/*
+ * Posting to a vcpu from any thread: atomic OR into its bitmap, then a request
+ * bit, then a wake only if it sleeps. Lock-free; see the rule in ARCHITECTURE.
+ */
+#ifndef INSULA_CPU_POST_H
+#define INSULA_CPU_POST_H
+
+#include "cpu/vcpu.h"
+
+/* Sets the bits and wakes the vcpu if it waits. A running software engine sees req at its next poll; KVM is kicked by its engine. */
+void vcpu_request(struct vcpu *v, uint32_t bits);
+/* A fixed or lowest-priority interrupt; level: the vector's TMR bit is to be set. */
+void vcpu_post_irq(struct vcpu *v, uint8_t vector, bool level);
+
+/* Owner thread: sleep until a request is set or host time (CLOCK_MONOTONIC ns) reaches the deadline; UINT64_MAX: no deadline. */
+void vcpu_wait(struct vcpu *v, uint64_t host_deadline_ns);
+
+#endif

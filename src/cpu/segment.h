@@ -1,0 +1,46 @@
+/*
+ * Segment registers, far transfers and task switches in every mode (SDM 3A,
+ * chapters 5 to 7). On -1 a fault is in v->fault and the architectural state
+ * is what the manual says it is at that fault (normally untouched).
+ * On entry arch.rip is the current instruction; next_rip follows it.
+ */
+#ifndef INSULA_CPU_SEGMENT_H
+#define INSULA_CPU_SEGMENT_H
+
+#include "cpu/vcpu.h"
+
+int segment_load(struct vcpu *v, unsigned seg, uint16_t selector); /* MOV/POP/LxS to ES SS DS FS GS */
+int segment_load_ldtr(struct vcpu *v, uint16_t selector);
+int segment_load_tr(struct vcpu *v, uint16_t selector);
+/* Real-mode style: base = selector << 4, limits and rights kept (unreal mode lives on this). */
+void segment_load_real(struct vcpu *v, unsigned seg, uint16_t selector);
+
+/* Operand size in bytes: 2, 4, 8. They set rip, cs, cpl, stack; then vcpu_mode_changed(). */
+int far_jump(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned opsize, uint64_t next_rip);
+int far_call(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned opsize, uint64_t next_rip);
+int far_return(struct vcpu *v, unsigned opsize, unsigned pop_bytes);
+int interrupt_return(struct vcpu *v, unsigned opsize, uint64_t next_rip);
+
+/* SYSCALL and friends. */
+int insn_syscall(struct vcpu *v, uint64_t next_rip);
+int insn_sysret(struct vcpu *v, unsigned opsize);
+int insn_sysenter(struct vcpu *v);
+int insn_sysexit(struct vcpu *v, unsigned opsize);
+
+enum task_switch_kind { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
+/* error: pushed on the new stack for exceptions through a task gate. */
+int task_switch(struct vcpu *v, uint16_t tss_selector, enum task_switch_kind kind, uint64_t return_rip, bool has_error,
+		uint32_t error);
+
+/* LAR, LSL, VERR, VERW: true if accessible; *value gets the access rights or limit. */
+int segment_lar(struct vcpu *v, uint16_t selector, uint32_t *value, bool *ok);
+int segment_lsl(struct vcpu *v, uint16_t selector, uint32_t *value, bool *ok);
+int segment_verify(struct vcpu *v, uint16_t selector, bool write, bool *ok);
+
+/* I/O permission: CPL <= IOPL or the TSS bitmap. 0 or -1 (#GP, or a fault reading the TSS). */
+int io_permitted(struct vcpu *v, uint16_t port, unsigned size);
+
+/* Stack width in bytes by SS.B / mode: 2, 4 or 8. Push and pop through the current stack, for system code (not hot). */
+unsigned stack_width(const struct vcpu *v);
+
+#endif

@@ -1,0 +1,70 @@
+/*
+ * The page authority: who may write a page of guest RAM, and who must hear of it.
+ *
+ * Every 4 KiB page has a mask of reasons why a plain store to it is withheld.
+ * A writer, DMA included, may store without a word only while the mask is
+ * empty; otherwise it calls page_write_begin() and page_write_end() around the
+ * store. Grants that engines hold in their TLBs are revoked through listeners
+ * when a reason is added.
+ *
+ * CODE: some engine has decoded instructions from the page. Granules of 64
+ * bytes say which part; a store that touches none of them is let through
+ * without telling anybody.
+ */
+#ifndef INSULA_MEM_PAGE_H
+#define INSULA_MEM_PAGE_H
+
+#include "mem/ram.h"
+
+enum page_reason {
+	PAGE_ABSENT = 1 << 0,
+	PAGE_COW = 1 << 1,
+	PAGE_ROM = 1 << 2,
+	PAGE_CODE = 1 << 3,
+	PAGE_PT_TRACE = 1 << 4,
+	PAGE_DIRTY_LOG = 1 << 5,
+	PAGE_WATCH = 1 << 6,
+	PAGE_WTAG = 1 << 7, /* not a reason: some engine holds a write grant for this page */
+};
+
+struct page_listener {
+	/*
+	 * Code in [offset, offset+len) of the page is about to change, or has just
+	 * changed (DMA). `self` is the listener on whose behalf the store is made,
+	 * NULL for a device. Called on the writer's thread; the owner of another
+	 * thread's cache queues the news and kicks. Must not block.
+	 */
+	void (*code_changed)(struct page_listener *listener, struct page_listener *self, gfn_t gfn, unsigned offset,
+			     unsigned len);
+	/* The write grant for the page is withdrawn: drop TLB write entries. Called on the thread that adds the reason. */
+	void (*revoke_write)(struct page_listener *listener, struct page_listener *self, gfn_t gfn);
+	struct page_listener *next; /* owned by the authority */
+};
+
+void page_listener_add(struct ram *ram, struct page_listener *listener);
+void page_listener_remove(struct ram *ram, struct page_listener *listener);
+
+/* Current mask of a page of RAM; PAGE_ABSENT for what is not RAM. Lock-free. */
+unsigned page_reasons(struct ram *ram, gfn_t gfn);
+
+/*
+ * An engine is about to cache a write grant. True: no reason stands, and the
+ * page is marked as granted. False: the store must go through page_write_begin.
+ */
+bool page_grant_write(struct ram *ram, gfn_t gfn);
+
+/* Adds code granules (bit n: bytes 64n..64n+63) and, if the page had none, the CODE reason, revoking write grants. */
+void page_add_code(struct ram *ram, struct page_listener *self, gfn_t gfn, uint64_t granules);
+/* The listener has no decoded code on the page any more. When no listener has, CODE falls and stores are plain again. */
+void page_drop_code(struct ram *ram, struct page_listener *self, gfn_t gfn);
+
+/*
+ * Around a store to a page whose mask is not empty. Begin: 0, or -EROFS if the
+ * page is ROM (the store is dropped). Listeners with code in the range hear
+ * code_changed before the store from Begin for their own vcpu, and after it
+ * from End for all. Both are cheap when no granule is touched.
+ */
+int page_write_begin(struct ram *ram, struct page_listener *self, gpa_t gpa, unsigned len);
+void page_write_end(struct ram *ram, struct page_listener *self, gpa_t gpa, unsigned len);
+
+#endif

@@ -1,0 +1,54 @@
+/*
+ * Guest-physical RAM: one sealed-size memfd, mapped shared, reached by the
+ * rest of the monitor only through this room.
+ *
+ * Layout is a PC's: low RAM from 0 up to RAM_LOW_LIMIT at most, the rest from
+ * 4 GiB up. ROM images (firmware) are further slots that guests cannot write.
+ * Slots never change after the machine starts.
+ *
+ * Engines ask ram_page() for a host pointer to one 4 KiB page when they fill
+ * a TLB entry; devices use mem/dma.h and never see a pointer that outlives a
+ * mapping.
+ */
+#ifndef INSULA_MEM_RAM_H
+#define INSULA_MEM_RAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef uint64_t gpa_t; /* guest-physical address, bytes */
+typedef uint64_t gfn_t; /* guest frame number, gpa >> 12 */
+
+#define PAGE_SHIFT 12
+#define PAGE_SIZE 4096ull
+#define PAGE_MASK (~(PAGE_SIZE - 1))
+#define RAM_LOW_LIMIT 0x80000000ull /* PCI hole and ECAM begin above */
+#define RAM_HIGH_BASE 0x100000000ull
+
+struct ram;
+
+/* size_bytes: a multiple of 4 KiB. NULL with errno on failure. */
+struct ram *ram_new(uint64_t size_bytes);
+void ram_free(struct ram *ram);
+
+uint64_t ram_size(const struct ram *ram);
+uint64_t ram_low_size(const struct ram *ram);  /* bytes from 0 */
+uint64_t ram_high_size(const struct ram *ram); /* bytes from 4 GiB */
+int ram_fd(const struct ram *ram);             /* the memfd; low RAM at offset 0, high RAM right after it */
+
+/* Host address of the page that holds gpa, or NULL if that is not RAM (or ROM, for reading). Stable for the VM's life. */
+void *ram_page(struct ram *ram, gpa_t gpa);
+/* Number of pages the authority knows; every gfn with RAM is mapped to an index below it. */
+bool ram_contains(const struct ram *ram, gpa_t gpa, uint64_t len);
+/* The reverse of ram_page, for a pointer inside RAM. */
+gpa_t ram_gpa_of(const struct ram *ram, const void *host);
+
+/*
+ * Loaders and tests only, before the machine runs or under the pause barrier:
+ * bounded copies. -EFAULT, with nothing copied, if any byte is outside RAM.
+ */
+int ram_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len) __attribute__((warn_unused_result));
+int ram_read(struct ram *ram, gpa_t gpa, void *bytes, size_t len) __attribute__((warn_unused_result));
+
+#endif
