@@ -32,6 +32,13 @@ enum task_switch_kind { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
 int task_switch(struct vcpu *v, uint16_t tss_selector, enum task_switch_kind kind, uint64_t return_rip, bool has_error,
 		uint32_t error);
 
+/*
+ * Segmentation: offset -> linear address with the checks of the current mode
+ * (limit, expand-down, rights, null segments, canonical form; #SS for SEG_SS,
+ * else #GP). The result is in v->soft.la. write: a store or read-modify-write.
+ */
+int segment_linear(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write);
+
 /* LAR, LSL, VERR, VERW: true if accessible; *value gets the access rights or limit. */
 int segment_lar(struct vcpu *v, uint16_t selector, uint32_t *value, bool *ok);
 int segment_lsl(struct vcpu *v, uint16_t selector, uint32_t *value, bool *ok);

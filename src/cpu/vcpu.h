@@ -79,6 +79,7 @@ enum vcpu_activity { ACTIVITY_RUN, ACTIVITY_HALT, ACTIVITY_WAIT_SIPI, ACTIVITY_S
 struct vcpu_arch {
 	uint64_t gpr[16];
 	uint64_t rip;
+	uint64_t zero; /* always 0: what an absent base or index register reads in decoded code */
 	uint64_t rflags; /* materialised; bit 1 always set */
 	struct segment seg[SEG_COUNT];
 	struct dtable gdtr, idtr;
@@ -200,14 +201,40 @@ struct vclock;
 struct cpu_model;
 struct apic_bus;
 struct stop_sink;
-struct soft;
 struct engine;
+struct soft_mmu;
+
+/*
+ * The software engines' fast view of arch: the soft TLB of the current address
+ * space and privilege, arithmetic flags as the host's LAHF and SETO gave them,
+ * and scratch through which slow paths return values (a local whose address
+ * escapes would cost handlers their tail calls). Rebuilt by enter, emptied by leave.
+ */
+#define TLB_BITS 10
+#define TLB_SIZE (1u << TLB_BITS)
+#define TLB_INVALID 1ull /* never equal to a page address */
+struct tlb_entry {
+	uint64_t tag;    /* linear page address, or TLB_INVALID */
+	uint64_t addend; /* host = linear + addend */
+};
+struct soft {
+	struct tlb_entry *tlb_read;  /* TLB_SIZE entries, indexed by linear address bits 12.. */
+	struct tlb_entry *tlb_write;
+	uint16_t flags; /* bits 8-15: AH of LAHF (SF ZF 0 AF 0 PF 1 CF); bit 0: OF. Valid while flags_live */
+	bool flags_live; /* arithmetic flags are here, not in arch.rflags */
+	uint8_t exit;    /* engine's own: why the trace returned */
+	uint32_t mode;   /* engine's mode word for decoding, kept by vcpu_mode_changed() */
+	uint32_t flat;   /* bit n: segment n has base 0 and covers all addresses of the mode */
+	uint64_t value;  /* scalar result of a slow load, operand of a slow store */
+	uint64_t la;     /* linear address found by a checked address computation */
+	struct soft_mmu *mmu;
+	uint8_t bounce[64] __attribute__((aligned(64))); /* vector operand on a slow path */
+};
 
 struct vcpu {
 	struct vcpu_arch arch; /* first: engines address guest registers from the vcpu pointer */
 
-	/* Software engines: the fast view of arch. See cpu/soft.h. */
-	struct soft *soft;
+	struct soft soft; /* software engines only */
 	struct excp fault; /* set by every call that returns -1 */
 	bool fp_live;      /* guest vector and x87 state is in the host registers, not in arch.xsave */
 

@@ -1,0 +1,121 @@
+/*
+ * Decoded instructions and the handlers that execute them.
+ *
+ * A trace is a run of records; each handler ends by tail-calling the next
+ * record's. There is no program counter per instruction: while a trace runs,
+ * arch.rip holds the linear instruction pointer of the trace's FIRST byte, and
+ * `offset` of a record tells the rest. A handler that faults returns
+ * insn_fault(v, i), with v->fault set and no architectural change made.
+ *
+ * Register operands are byte offsets from the vcpu pointer (gpr[] is first, so
+ * AH is RAX's offset + 1; arch.rip serves as the base of RIP-relative operands
+ * and arch.zero as an absent register).
+ */
+#ifndef INSULA_ENGINE_INTERPRET_INSN_H
+#define INSULA_ENGINE_INTERPRET_INSN_H
+
+#include "base/assert.h"
+#include "cpu/excp.h"
+#include "cpu/mmu.h"
+#include "cpu/vcpu.h"
+#include <stddef.h>
+
+struct insn;
+typedef void insn_handler(struct vcpu *v, const struct insn *i);
+
+struct insn {
+	insn_handler *handler;
+	union {
+		uint64_t imm;
+		struct insn *link;       /* direct branch: first record of the target trace, or NULL */
+		const void *code;        /* native code that executes the operation (vector.c) */
+		const struct sysop *sysop;
+	};
+	int32_t disp; /* of the memory operand; RIP-relative: from the trace's first byte */
+	uint8_t dst, src; /* register operands, byte offsets */
+	uint8_t base, index;
+	uint8_t shift; /* of the index: 0..3 */
+	uint8_t seg;   /* SEG_* of the memory operand */
+	uint8_t len;   /* bytes of guest code, fused ones together */
+	uint8_t width; /* address size in bytes: 2, 4, 8 */
+	uint16_t offset; /* from the trace's first byte */
+	uint16_t aux;    /* handler's own */
+};
+_Static_assert(sizeof(struct insn) == 32, "two records a cache line");
+
+/* How a trace returned to the dispatcher (v->soft.exit). arch.rip is then exact again. */
+enum trace_exit {
+	TRACE_NEXT,   /* look up arch.rip and go on */
+	TRACE_FAULT,  /* v->fault is to be delivered */
+	TRACE_EVENTS, /* mode or interrupt state may have changed: look at everything */
+};
+
+#ifdef INSULA_NO_TAIL_CALLS
+/* Sanitizer builds keep frames alive across calls: return to a loop instead. */
+#define NEXT(v, i) do { (v)->soft.la = (uintptr_t)((i) + 1); return; } while (0)
+#define JUMP(v, t) do { (v)->soft.la = (uintptr_t)(t); return; } while (0)
+#define STOP(v) do { (v)->soft.la = 0; return; } while (0)
+#else
+#define NEXT(v, i) return (i)[1].handler((v), (i) + 1)
+#define JUMP(v, t) return (t)->handler((v), (t))
+#define STOP(v) return
+#endif
+
+/* Ends the trace at instruction i with the fault in v->fault. */
+#define FAULT(v, i)                                                            \
+	do {                                                                   \
+		(v)->arch.rip += (i)->offset;                                  \
+		(v)->soft.exit = TRACE_FAULT;                                  \
+		STOP(v);                                                       \
+	} while (0)
+
+#define REG(v, off, type) (*(type *)((char *)(v) + (off)))
+
+/* Effective address of a 64-bit operand without segment base: the hot form. */
+static inline uint64_t insn_ea64(const struct vcpu *v, const struct insn *i)
+{
+	return REG(v, i->base, const uint64_t) + (REG(v, i->index, const uint64_t) << i->shift) +
+	       (uint64_t)(int64_t)i->disp;
+}
+
+/* Any mode: linear address of the operand into v->soft.la, all checks made. -1: fault. */
+int insn_linear(struct vcpu *v, const struct insn *i, unsigned size, bool write);
+
+/* Host pointer if the whole access hits the soft TLB, else NULL. */
+static inline void *tlb_read_ptr(struct vcpu *v, uint64_t la, unsigned size)
+{
+	const struct tlb_entry *e = &v->soft.tlb_read[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+	return likely(e->tag == ((la + size - 1) & PAGE_MASK)) ? (void *)(la + e->addend) : NULL;
+}
+static inline void *tlb_write_ptr(struct vcpu *v, uint64_t la, unsigned size)
+{
+	const struct tlb_entry *e = &v->soft.tlb_write[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+	return likely(e->tag == ((la + size - 1) & PAGE_MASK)) ? (void *)(la + e->addend) : NULL;
+}
+
+/*
+ * Slow paths: walk, fill, cross pages, MMIO, code pages, watchpoints. Loads of
+ * up to 8 bytes put the value in v->soft.value; longer ones (up to 64) go
+ * through v->soft.bounce. -1: fault, nothing stored.
+ */
+int mem_load_slow(struct vcpu *v, uint64_t la, unsigned size);
+int mem_store_slow(struct vcpu *v, uint64_t la, unsigned size); /* from soft.value */
+int mem_load_bounce(struct vcpu *v, uint64_t la, unsigned size);
+int mem_store_bounce(struct vcpu *v, uint64_t la, unsigned size);
+
+/* Arithmetic flags between soft.flags and arch.rflags. Shared code in src/cpu sees arch.rflags only after flags_to_arch. */
+static inline void flags_to_arch(struct vcpu *v)
+{
+	uint64_t f = v->soft.flags;
+
+	v->arch.rflags = (v->arch.rflags & ~(uint64_t)FLAGS_ARITH) | ((f >> 8) & (FLAGS_ARITH & 0xff)) | (f & 1) << 11 |
+			 FLAG_FIXED;
+}
+static inline void flags_from_arch(struct vcpu *v)
+{
+	uint64_t f = v->arch.rflags;
+
+	v->soft.flags = (uint16_t)((f & (FLAGS_ARITH & 0xff)) << 8 | 0x200 | ((f >> 11) & 1));
+}
+
+#endif
