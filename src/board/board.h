@@ -1,0 +1,93 @@
+/*
+ * The board: one PC with everything on it but the vcpus. board_new() reads as
+ * the list of what the machine consists of; the struct below is that list.
+ *
+ * The vm owns the board, the board owns its devices. The vm makes the vcpus and
+ * plugs each in with board_attach_vcpu() before any of them runs.
+ *
+ * Address map (docs/formats/board.md):
+ *   0            low RAM, up to RAM_LOW_LIMIT; MP table, RSDP and ACPI tables at 0xe0000..0xfffff
+ *   0xb0000000   ECAM, 256 buses
+ *   0xc0000000   PCI memory window up to 0xfec00000
+ *   0xfec00000   IOAPIC; 0xfed00000 HPET; 0xfee00000 local APICs and MSIs
+ *   4 GiB        high RAM; above it the 64-bit PCI window
+ */
+#ifndef INSULA_BOARD_BOARD_H
+#define INSULA_BOARD_BOARD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bus/irq.h"
+#include "bus/stop.h"
+#include "mem/ram.h"
+
+struct boot_machine;
+struct bus;
+struct chardev;
+struct loop;
+struct vclock;
+struct vcpu;
+struct apic_bus;
+
+#define BOARD_CPUS_MAX 255
+#define BOARD_DISKS_MAX 16
+#define BOARD_MEM_MIN (4ull << 20)
+#define BOARD_MEM_MAX (1ull << 40)
+
+struct board_disk {
+	const char *path;
+	bool read_only;
+};
+
+struct board_options {
+	uint64_t mem_bytes; /* multiple of 4 KiB, BOARD_MEM_MIN..BOARD_MEM_MAX */
+	unsigned cpus;	    /* 1..BOARD_CPUS_MAX */
+	uint64_t tsc_khz;   /* 0: the host's */
+	struct loop *loop;  /* borrowed: device I/O completes here */
+	struct stop_sink stop;
+
+	/* Back ends, borrowed; must outlive the board. NULL: bytes written are forgotten, none arrive. */
+	struct chardev *serial;	 /* COM1 */
+	struct chardev *console; /* virtio-console port 0, hvc0; NULL leaves the port out */
+	struct chardev *agent;	 /* virtio-console port "insula.agent"; NULL leaves the port out */
+
+	const struct board_disk *disks;
+	size_t disk_count;
+	bool debug_exit; /* port 0xf4 */
+};
+
+#define BOARD_ERROR_MAX 384
+
+struct board {
+	struct ram *ram;
+	struct vclock *clock;
+	struct bus *pio, *mmio;
+	struct apic_bus *apics;
+	unsigned cpus;
+	struct stop_sink stop;
+	struct board_devices *devices; /* board.c's list */
+};
+
+/* NULL with errno and one human sentence in error (BOARD_ERROR_MAX bytes) on failure. */
+struct board *board_new(const struct board_options *options, char *error);
+/* No vcpu may run any more. */
+void board_free(struct board *board);
+
+/*
+ * Power-on state of every device and of the firmware tables; RAM keeps its
+ * contents, as a PC's does. Vcpus are stopped. The vm then resets the vcpus and loads the kernel again.
+ */
+int board_reset(struct board *board, char *error) __attribute__((warn_unused_result));
+
+/* Fills in the vcpu's fixed fields (buses, RAM, clock, APIC bus, PIC, stop sink) and connects it. v->index, model and engine are the vm's. */
+void board_attach_vcpu(struct board *board, struct vcpu *v);
+
+/* Memory map and RSDP for the loaders. */
+void board_boot_machine(const struct board *board, struct boot_machine *machine);
+
+/* Presses the power button: an ACPI guest shuts down in order. Any thread. */
+void board_power_button(struct board *board);
+
+#endif
