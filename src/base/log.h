@@ -5,7 +5,9 @@
 #ifndef INSULA_BASE_LOG_H
 #define INSULA_BASE_LOG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
@@ -21,6 +23,20 @@ void log_print(enum log_level level, const char *format, ...) __attribute__((for
 	do {                                                                   \
 		if (log_enabled(LOG_DEBUG))                                    \
 			log_print(LOG_DEBUG, __VA_ARGS__);                     \
+	} while (0)
+
+/* True at most once per second for one limit. Any thread. */
+struct log_limit {
+	_Atomic uint64_t next_ns;
+};
+bool log_allowed(struct log_limit *limit);
+
+/* For lines a guest can reach: each place in the code speaks at most once per second. */
+#define log_once_per_second(level, ...)                                        \
+	do {                                                                   \
+		static struct log_limit log_here_;                             \
+		if (log_enabled(level) && log_allowed(&log_here_))             \
+			log_print(level, __VA_ARGS__);                         \
 	} while (0)
 
 #endif
