@@ -14,15 +14,18 @@ enum dma_dir {
 	DMA_TO_GUEST,   /* the device writes guest memory */
 };
 
+/* Reads reach RAM and ROM, writes RAM only. A write is announced to the page authority. */
 int dma_read(struct ram *ram, gpa_t gpa, void *bytes, size_t len) __attribute__((warn_unused_result));
 int dma_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len) __attribute__((warn_unused_result));
 
 /*
- * One contiguous guest range as host memory, for zero-copy I/O. At most two
- * pieces (low and high RAM are not adjacent, so a range lies in one slot: one
- * piece). TO_GUEST announces the pages as written before it returns and again
- * at unmap, when `written` bytes were stored; code decoded in between is
- * dropped too. Every map needs its unmap before the VM may pause or snapshot.
+ * One contiguous guest range as host memory, for zero-copy I/O. A range lies
+ * in one slot, so it is one piece. At unmap a TO_GUEST mapping is announced as
+ * written: code decoded from it, before or meanwhile, is dropped. `written` is
+ * for accounting; the whole range is announced whenever it is not 0, because a
+ * request that failed half-way has stored an unknown part: pass 0 only if
+ * surely nothing was stored. Every map needs its unmap before the VM may pause
+ * or snapshot.
  */
 struct dma_mapping {
 	struct iovec iov;

@@ -32,19 +32,29 @@ struct page_listener {
 	 * Code in [offset, offset+len) of the page is about to change, or has just
 	 * changed (DMA). `self` is the listener on whose behalf the store is made,
 	 * NULL for a device. Called on the writer's thread; the owner of another
-	 * thread's cache queues the news and kicks. Must not block.
+	 * thread's cache queues the news and kicks. Must not block; of this file's
+	 * functions it may call page_drop_code and page_reasons. Only listeners
+	 * that hold code on the page hear it.
 	 */
 	void (*code_changed)(struct page_listener *listener, struct page_listener *self, gfn_t gfn, unsigned offset,
 			     unsigned len);
-	/* The write grant for the page is withdrawn: drop TLB write entries. Called on the thread that adds the reason. */
+	/*
+	 * The write grant for the page is withdrawn: drop TLB write entries.
+	 * Called on the thread that adds the reason. A listener whose cache
+	 * belongs to another thread queues this and, once it has dropped the
+	 * entry, calls page_write_end over the whole page: a store of its own
+	 * may have slipped in after the new code was read.
+	 */
 	void (*revoke_write)(struct page_listener *listener, struct page_listener *self, gfn_t gfn);
 	struct page_listener *next; /* owned by the authority */
+	uint64_t holder;            /* owned by the authority: its bit in a page's set of holders */
 };
 
+/* Any thread. When remove returns no callback runs or will; the code it held counts as dropped. */
 void page_listener_add(struct ram *ram, struct page_listener *listener);
 void page_listener_remove(struct ram *ram, struct page_listener *listener);
 
-/* Current mask of a page of RAM; PAGE_ABSENT for what is not RAM. Lock-free. */
+/* Current reasons of a page of RAM, without PAGE_WTAG; PAGE_ABSENT for what is not RAM. Lock-free. */
 unsigned page_reasons(struct ram *ram, gfn_t gfn);
 
 /*
@@ -53,18 +63,24 @@ unsigned page_reasons(struct ram *ram, gfn_t gfn);
  */
 bool page_grant_write(struct ram *ram, gfn_t gfn);
 
-/* Adds code granules (bit n: bytes 64n..64n+63) and, if the page had none, the CODE reason, revoking write grants. */
+/*
+ * Adds code granules (bit n: bytes 64n..64n+63) and, if the page had none, the
+ * CODE reason, revoking write grants. Call it before reading the bytes to
+ * decode: then a writer on another thread either stored before the read or
+ * finds the granule and tells. ROM needs no watching and is ignored.
+ */
 void page_add_code(struct ram *ram, struct page_listener *self, gfn_t gfn, uint64_t granules);
 /* The listener has no decoded code on the page any more. When no listener has, CODE falls and stores are plain again. */
 void page_drop_code(struct ram *ram, struct page_listener *self, gfn_t gfn);
 
 /*
- * Around a store to a page whose mask is not empty. Begin: 0, or -EROFS if the
- * page is ROM (the store is dropped). Listeners with code in the range hear
+ * Around a store to a page whose mask is not empty; the range may span pages.
+ * Begin: 0, -EROFS if a page is ROM, -EFAULT if one is not RAM (the store is
+ * dropped and End not called). Listeners with code in the range hear
  * code_changed before the store from Begin for their own vcpu, and after it
  * from End for all. Both are cheap when no granule is touched.
  */
-int page_write_begin(struct ram *ram, struct page_listener *self, gpa_t gpa, unsigned len);
-void page_write_end(struct ram *ram, struct page_listener *self, gpa_t gpa, unsigned len);
+int page_write_begin(struct ram *ram, struct page_listener *self, gpa_t gpa, size_t len);
+void page_write_end(struct ram *ram, struct page_listener *self, gpa_t gpa, size_t len);
 
 #endif

@@ -35,13 +35,22 @@ void ram_free(struct ram *ram);
 uint64_t ram_size(const struct ram *ram);
 uint64_t ram_low_size(const struct ram *ram);  /* bytes from 0 */
 uint64_t ram_high_size(const struct ram *ram); /* bytes from 4 GiB */
-int ram_fd(const struct ram *ram);             /* the memfd; low RAM at offset 0, high RAM right after it */
+int ram_fd(const struct ram *ram);             /* the memfd: low RAM at offset 0, high RAM right after it, then ROM */
+
+/*
+ * Adds a read-only slot that holds `bytes`, padded with 0xff to whole pages.
+ * gpa is page-aligned. Before the machine runs. -EINVAL, -EEXIST if it overlaps
+ * another slot, -ENOSPC beyond RAM_ROM_SLOTS or RAM_ROM_BYTES.
+ */
+#define RAM_ROM_SLOTS 8
+#define RAM_ROM_BYTES 0x1000000ull
+int ram_add_rom(struct ram *ram, gpa_t gpa, const void *bytes, size_t len) __attribute__((warn_unused_result));
 
 /* Host address of the page that holds gpa, or NULL if that is not RAM (or ROM, for reading). Stable for the VM's life. */
 void *ram_page(struct ram *ram, gpa_t gpa);
-/* Number of pages the authority knows; every gfn with RAM is mapped to an index below it. */
+/* Every byte of [gpa, gpa+len) is RAM in one slot; ROM does not count. */
 bool ram_contains(const struct ram *ram, gpa_t gpa, uint64_t len);
-/* The reverse of ram_page, for a pointer inside RAM. */
+/* The reverse of ram_page, for a pointer it returned or one into the same page. */
 gpa_t ram_gpa_of(const struct ram *ram, const void *host);
 
 /*

@@ -1,0 +1,69 @@
+/*
+ * The inside of guest RAM, shared by the files of this room only.
+ *
+ * The file behind RAM has one byte per byte of RAM and ROM: low RAM, high RAM,
+ * ROM slots. An offset into the file, shifted by PAGE_SHIFT, is the index of a
+ * page in the authority's arrays.
+ */
+#ifndef INSULA_MEM_RAM_PRIV_H
+#define INSULA_MEM_RAM_PRIV_H
+
+#include "base/spin.h"
+#include "mem/page.h"
+#include "mem/ram.h"
+
+#define RAM_NOWHERE UINT64_MAX
+#define PAGE_LOCKS  64
+
+struct rom_slot {
+	gpa_t gpa;
+	uint64_t len;
+	uint64_t offset;
+};
+
+struct page_lock {
+	struct spin spin;
+} __attribute__((aligned(64)));
+
+struct ram {
+	uint8_t *host; /* the whole file, mapped shared */
+	uint64_t low_bytes, high_bytes;
+	uint64_t file_bytes;
+	int fd;
+
+	struct rom_slot rom[RAM_ROM_SLOTS];
+	unsigned rom_count;
+	uint64_t rom_bytes;
+
+	/* The page authority, one element per page of the file; untouched parts cost nothing. */
+	_Atomic uint8_t *reasons;
+	_Atomic uint64_t *granules; /* valid while CODE stands */
+	_Atomic uint64_t *holders;  /* bits of the listeners with code on the page */
+	struct page_lock locks[PAGE_LOCKS];
+
+	/* Listeners: read-held over every callback, write-held to add and remove. */
+	_Atomic uint32_t listeners_lock;
+	struct page_listener *listeners;
+	uint64_t holders_taken;
+
+	_Atomic unsigned dma_in_flight;
+};
+
+/* Offset in the file of [gpa, gpa+len) if it is RAM, or also ROM, in one slot; else RAM_NOWHERE. */
+static inline uint64_t ram_offset(const struct ram *ram, gpa_t gpa, uint64_t len, bool rom)
+{
+	if (gpa < ram->low_bytes && len <= ram->low_bytes - gpa)
+		return gpa;
+	if (gpa >= RAM_HIGH_BASE && gpa - RAM_HIGH_BASE < ram->high_bytes &&
+	    len <= ram->high_bytes - (gpa - RAM_HIGH_BASE))
+		return ram->low_bytes + (gpa - RAM_HIGH_BASE);
+	for (unsigned i = 0; rom && i < ram->rom_count; i++) {
+		const struct rom_slot *slot = &ram->rom[i];
+		if (gpa >= slot->gpa && gpa - slot->gpa < slot->len &&
+		    len <= slot->len - (gpa - slot->gpa))
+			return slot->offset + (gpa - slot->gpa);
+	}
+	return RAM_NOWHERE;
+}
+
+#endif
