@@ -17,7 +17,8 @@
 
 struct vcpu;
 
-/* One range of the firmware memory map; the types are those of ACPI 6.4, table 15-6, which e820, PVH and multiboot share. */
+/* One range of the firmware memory map; the types are those of ACPI 6.4, table 15-6, which e820,
+ * PVH and multiboot share. */
 enum boot_range_type { BOOT_RANGE_RAM = 1, BOOT_RANGE_RESERVED = 2, BOOT_RANGE_ACPI = 3 };
 struct boot_range {
 	uint64_t base;
@@ -27,7 +28,8 @@ struct boot_range {
 
 #define BOOT_RANGES_MAX 16
 
-/* What loaders must know of the machine; the board fills it in (board_boot_machine). Ranges are sorted and apart. */
+/* What loaders must know of the machine; the board fills it in (board_boot_machine). Ranges are
+ * sorted and apart. */
 struct boot_machine {
 	struct ram *ram;
 	gpa_t rsdp; /* 0: none */
@@ -64,14 +66,15 @@ struct boot_entry {
 	uint16_t cs, ds, tr; /* selectors; REAL: cs only, base = cs << 4. tr 0: power-on TR */
 };
 
-#define BOOT_ERROR_MAX 384
+#define BOOT_ERROR_MAX 512
+#define BOOT_WHY_MAX   256 /* a sentence without its "kernel FILE:" */
 
 /*
  * 0, or -errno with one human sentence in error (BOOT_ERROR_MAX bytes, no
  * newline). On failure guest RAM may hold parts of files that were sound.
  */
-int boot_load(const struct boot_machine *machine, const struct boot_options *options, struct boot_entry *entry,
-	      char *error) __attribute__((warn_unused_result));
+int boot_load(const struct boot_machine *machine, const struct boot_options *options,
+	      struct boot_entry *entry, char *error) __attribute__((warn_unused_result));
 
 /* Writes the entry state over a freshly reset boot cpu. Before any engine entered it. */
 void boot_apply(struct vcpu *v, const struct boot_entry *entry);
