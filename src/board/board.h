@@ -31,10 +31,10 @@ struct vclock;
 struct vcpu;
 struct apic_bus;
 
-#define BOARD_CPUS_MAX 255
+#define BOARD_CPUS_MAX  255
 #define BOARD_DISKS_MAX 16
-#define BOARD_MEM_MIN (4ull << 20)
-#define BOARD_MEM_MAX (1ull << 40)
+#define BOARD_MEM_MIN   (4ull << 20)
+#define BOARD_MEM_MAX   (1ull << 40)
 
 struct board_disk {
 	const char *path;
@@ -43,15 +43,16 @@ struct board_disk {
 
 struct board_options {
 	uint64_t mem_bytes; /* multiple of 4 KiB, BOARD_MEM_MIN..BOARD_MEM_MAX */
-	unsigned cpus;	    /* 1..BOARD_CPUS_MAX */
+	unsigned cpus;      /* 1..BOARD_CPUS_MAX */
 	uint64_t tsc_khz;   /* 0: the host's */
 	struct loop *loop;  /* borrowed: device I/O completes here */
 	struct stop_sink stop;
 
-	/* Back ends, borrowed; must outlive the board. NULL: bytes written are forgotten, none arrive. */
-	struct chardev *serial;	 /* COM1 */
+	/* Back ends, borrowed; must outlive the board. NULL: bytes written are forgotten, none
+	 * arrive. */
+	struct chardev *serial;  /* COM1 */
 	struct chardev *console; /* virtio-console port 0, hvc0; NULL leaves the port out */
-	struct chardev *agent;	 /* virtio-console port "insula.agent"; NULL leaves the port out */
+	struct chardev *agent;   /* virtio-console port "insula.agent"; NULL leaves the port out */
 
 	const struct board_disk *disks;
 	size_t disk_count;
@@ -77,11 +78,13 @@ void board_free(struct board *board);
 
 /*
  * Power-on state of every device and of the firmware tables; RAM keeps its
- * contents, as a PC's does. Vcpus are stopped. The vm then resets the vcpus and loads the kernel again.
+ * contents, as a PC's does. Vcpus are stopped. The vm then resets the vcpus and loads the kernel
+ * again.
  */
 int board_reset(struct board *board, char *error) __attribute__((warn_unused_result));
 
-/* Fills in the vcpu's fixed fields (buses, RAM, clock, APIC bus, PIC, stop sink) and connects it. v->index, model and engine are the vm's. */
+/* Fills in the vcpu's fixed fields (buses, RAM, clock, APIC bus, PIC, stop sink) and connects it.
+ * v->index, model and engine are the vm's. */
 void board_attach_vcpu(struct board *board, struct vcpu *v);
 
 /* Memory map and RSDP for the loaders. */

@@ -20,7 +20,6 @@
 #include "cpu/vcpu.h"
 
 #define KERNEL_MAX   (1ull << 30)
-#define BOOT_WHY_MAX BOOT_ERROR_MAX
 
 static int refuse(char *error, const char *what, const char *path, const char *why, int err)
 {
