@@ -15,6 +15,14 @@
 
 struct vclock;
 
+/*
+ * For tests of devices: time stands still until vclock_advance(), which runs
+ * every callback that falls due on the calling thread, in order, each at its
+ * deadline. Deadlines in the past fire at the next advance, also by 0.
+ */
+struct vclock *vclock_new_manual(uint64_t tsc_khz);
+void vclock_advance(struct vclock *clock, uint64_t ns);
+
 /* tsc_khz 0: the host's TSC frequency. NULL with errno on failure. Starts running. */
 struct vclock *vclock_new(uint64_t tsc_khz);
 void vclock_free(struct vclock *clock);
@@ -31,23 +39,31 @@ uint64_t vclock_host_deadline_ns(struct vclock *clock, uint64_t ns);
 
 /*
  * When guest TSC = host TSC + offset with no scaling, *offset is set and the
- * result is true: software engines then read the TSC without a call.
+ * result is true: software engines then read the TSC without a call. Valid
+ * until the next pause, so ask again on every enter.
  */
 bool vclock_tsc_offset(struct vclock *clock, uint64_t *offset);
 
+/* Guest time stands still between the two. When pause returns no callback runs, unless called from one. Idempotent. */
 void vclock_pause(struct vclock *clock);
 void vclock_resume(struct vclock *clock);
+/* While paused only: guest time becomes `ns`, as a restored state says. Armed timers keep their deadlines. */
+void vclock_set_ns(struct vclock *clock, uint64_t ns);
 
 struct vclock_timer {
 	struct vclock *clock;
 	void (*expired)(void *ctx);
 	void *ctx;
 	uint64_t deadline_ns; /* UINT64_MAX when not armed; guarded by the clock's lock */
-	unsigned heap_index;
+	struct vclock_timer *prev, *next; /* in deadline order; guarded by the clock's lock */
 };
 
 void vclock_timer_init(struct vclock_timer *timer, struct vclock *clock, void (*expired)(void *ctx), void *ctx);
-/* Arms or re-arms. A deadline in the past fires at once. Any thread. */
+/*
+ * Arms or re-arms; UINT64_MAX disarms without waiting. A deadline in the past
+ * fires at once. Any thread; cheap: the clock's thread is woken only for a
+ * deadline earlier than the one it sleeps for.
+ */
 void vclock_timer_arm(struct vclock_timer *timer, uint64_t deadline_ns);
 /* After it returns the callback is neither running nor will run, unless called from the callback itself. */
 void vclock_timer_disarm(struct vclock_timer *timer);
