@@ -10,7 +10,7 @@
 #include "cpu/xsave.h"
 #include <cpuid.h>
 
-#define MXCSR_DEFAULT 0x1f80u
+#define MXCSR_DEFAULT  0x1f80u
 #define MXCSR_RESERVED 0xffff0000u
 
 static uint64_t probe_host_mask(void)
@@ -63,9 +63,12 @@ void vcpu_fp_park_slow(struct vcpu *v)
 	uint64_t mask = fpstate_host_mask();
 
 	if (host_has_xsave()) {
-		/* XSAVE leaves unknown header bits alone, and the image may have come from a file. */
+		/* XSAVE leaves unknown header bits alone, and the image may have come from a file.
+		 */
 		image->header.xstate_bv = 0;
-		asm volatile("xsave64 %0" : "+m"(v->arch.xsave) : "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)));
+		asm volatile("xsave64 %0"
+			     : "+m"(v->arch.xsave)
+			     : "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)));
 	} else {
 		asm volatile("fxsave64 %0" : "+m"(v->arch.xsave));
 		image->header.xstate_bv = mask;
@@ -85,14 +88,19 @@ void vcpu_fp_load_slow(struct vcpu *v)
 	struct xsave_image *image = (struct xsave_image *)v->arch.xsave;
 	uint64_t mask = fpstate_host_mask();
 
-	/* Whatever a saved state or a guest's XRSTOR put there, XRSTOR must not fault on the host. */
+	/* Whatever a saved state or a guest's XRSTOR put there, XRSTOR must not fault on the host.
+	 */
 	image->mxcsr &= ~MXCSR_RESERVED;
 	image->header.xstate_bv &= mask;
 	image->header.xcomp_bv = 0;
-	for (unsigned i = 0; i < sizeof(image->header.reserved) / sizeof(image->header.reserved[0]); i++)
+	for (unsigned i = 0; i < sizeof(image->header.reserved) / sizeof(image->header.reserved[0]);
+	     i++)
 		image->header.reserved[i] = 0;
 	if (host_has_xsave()) {
-		asm volatile("xrstor64 %0" : : "m"(v->arch.xsave), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)));
+		asm volatile("xrstor64 %0"
+			     :
+			     : "m"(v->arch.xsave), "a"((uint32_t)mask),
+			       "d"((uint32_t)(mask >> 32)));
 	} else {
 		xsave_materialise(image, mask);
 		asm volatile("fxrstor64 %0" : : "m"(v->arch.xsave));

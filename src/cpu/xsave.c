@@ -4,15 +4,7 @@
  * Invariant: only components 0 to 2 exist for a guest.
  */
 #include "cpu/xsave.h"
-#include <stddef.h>
-
-static void zero(void *bytes, size_t len)
-{
-	uint64_t *word = bytes;
-
-	for (size_t i = 0; i < len / 8; i++)
-		word[i] = 0;
-}
+#include "base/bytes.h"
 
 static bool is_zero(const void *bytes, size_t len)
 {
@@ -35,12 +27,12 @@ void xsave_materialise(struct xsave_image *image, uint64_t mask)
 		image->fop = 0;
 		image->fip = 0;
 		image->fdp = 0;
-		zero(image->st, sizeof(image->st));
+		bytes_zero(image->st, sizeof(image->st));
 	}
 	if (initial & XFEATURE_SSE)
-		zero(image->xmm, sizeof(image->xmm));
+		bytes_zero(image->xmm, sizeof(image->xmm));
 	if (initial & XFEATURE_AVX)
-		zero(image->ymm_high, sizeof(image->ymm_high));
+		bytes_zero(image->ymm_high, sizeof(image->ymm_high));
 	image->header.xstate_bv |= mask;
 }
 
@@ -50,8 +42,8 @@ bool xsave_component_initial(const struct xsave_image *image, unsigned component
 		return true;
 	switch (component) {
 	case 0:
-		return image->fcw == 0x37f && !image->fsw && !image->ftw && !image->fop && !image->fip &&
-		       !image->fdp && is_zero(image->st, sizeof(image->st));
+		return image->fcw == 0x37f && !image->fsw && !image->ftw && !image->fop &&
+		       !image->fip && !image->fdp && is_zero(image->st, sizeof(image->st));
 	case 1:
 		return is_zero(image->xmm, sizeof(image->xmm));
 	case 2:
@@ -63,5 +55,6 @@ bool xsave_component_initial(const struct xsave_image *image, unsigned component
 
 unsigned xsave_compacted_size(uint64_t components)
 {
-	return XSAVE_LEGACY_SIZE + XSAVE_HEADER_SIZE + (components & XFEATURE_AVX ? XSAVE_AVX_SIZE : 0);
+	return XSAVE_LEGACY_SIZE + XSAVE_HEADER_SIZE +
+	       (components & XFEATURE_AVX ? XSAVE_AVX_SIZE : 0);
 }

@@ -8,15 +8,15 @@
 
 #include "cpu/vcpu.h"
 
-#define XFEATURE_X87 0x1u
-#define XFEATURE_SSE 0x2u
-#define XFEATURE_AVX 0x4u
+#define XFEATURE_X87    0x1u
+#define XFEATURE_SSE    0x2u
+#define XFEATURE_AVX    0x4u
 #define XCOMP_COMPACTED (1ull << 63)
 
 #define XSAVE_LEGACY_SIZE 512u
 #define XSAVE_HEADER_SIZE 64u
-#define XSAVE_AVX_OFFSET 576u
-#define XSAVE_AVX_SIZE 256u
+#define XSAVE_AVX_OFFSET  576u
+#define XSAVE_AVX_SIZE    256u
 
 struct xsave_image {
 	uint16_t fcw, fsw;
@@ -34,7 +34,8 @@ struct xsave_image {
 };
 _Static_assert(sizeof(struct xsave_image) == XSAVE_AVX_OFFSET + XSAVE_AVX_SIZE, "standard format");
 
-/* Writes the initial configuration of every component of `mask` that xstate_bv says is in it, and sets its bit. */
+/* Writes the initial configuration of every component of `mask` that xstate_bv says is in it, and
+ * sets its bit. */
 void xsave_materialise(struct xsave_image *image, uint64_t mask);
 
 /* True if the component holds its initial configuration (MXCSR does not count). */
