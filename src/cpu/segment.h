@@ -37,7 +37,17 @@ int task_switch(struct vcpu *v, uint16_t tss_selector, enum task_switch_kind kin
  * (limit, expand-down, rights, null segments, canonical form; #SS for SEG_SS,
  * else #GP). The result is in v->soft.la. write: a store or read-modify-write.
  */
-int segment_linear(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write);
+int segment_linear_checked(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write);
+
+static inline int segment_linear(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write)
+{
+	/* Flat 16/32-bit segments need no check, except a store through a code segment. */
+	if ((v->soft.flat >> seg & 1) && !vcpu_code64(v) && !(write && seg == SEG_CS)) {
+		v->soft.la = (uint32_t)offset;
+		return 0;
+	}
+	return segment_linear_checked(v, seg, offset, size, write);
+}
 
 /* LAR, LSL, VERR, VERW: true if accessible; *value gets the access rights or limit. */
 int segment_lar(struct vcpu *v, uint16_t selector, uint32_t *value, bool *ok);
@@ -47,7 +57,7 @@ int segment_verify(struct vcpu *v, uint16_t selector, bool write, bool *ok);
 /* I/O permission: CPL <= IOPL or the TSS bitmap. 0 or -1 (#GP, or a fault reading the TSS). */
 int io_permitted(struct vcpu *v, uint16_t port, unsigned size);
 
-/* Stack width in bytes by SS.B / mode: 2, 4 or 8. Push and pop through the current stack, for system code (not hot). */
+/* Stack width in bytes by SS.B / mode: 2, 4 or 8. Pushing and popping for system code: cpu/stack.h. */
 unsigned stack_width(const struct vcpu *v);
 
 #endif
