@@ -61,5 +61,6 @@ struct sysop_entry sysop_find(const ZydisDecodedInstruction *insn);       /* dis
 struct sysop_entry sysop_find_system(const ZydisDecodedInstruction *insn); /* sysop_system.c: CRx, MSR, tables, HLT, CPUID, ... */
 struct sysop_entry sysop_find_transfer(const ZydisDecodedInstruction *insn); /* sysop_transfer.c: far transfers, INT, IRET, segment loads */
 struct sysop_entry sysop_find_integer(const ZydisDecodedInstruction *insn); /* sysop_integer.c: BCD, BOUND, ENTER, PUSHA, ... */
+struct sysop_entry sysop_find_fpu(const ZydisDecodedInstruction *insn); /* sysop_fpu.c: FXSAVE, XSAVE, FNSTENV and their kin */
 
 #endif

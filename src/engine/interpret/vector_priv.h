@@ -49,6 +49,12 @@ insn_handler *vector_special(struct vcpu *v, struct native_code *code,
 			     const struct vector_form *form, bool fast64, struct insn *i,
 			     bool *space);
 
+/*
+ * Linear address, into soft.la, of `size` bytes at offset ea of a segment, with
+ * the checks of the mode: for operands that one struct insn does not describe.
+ */
+int vector_linear(struct vcpu *v, unsigned seg, uint64_t ea, unsigned size, bool write);
+
 /* A pending unmasked x87 exception: C that replaces a waiting instruction asks first. */
 static inline bool x87_exception_pending(void)
 {

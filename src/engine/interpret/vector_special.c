@@ -26,24 +26,29 @@ static uint64_t truncate(uint64_t ea, unsigned width)
 	return width == 8 ? ea : width == 4 ? (uint32_t)ea : (uint16_t)ea;
 }
 
-/* Linear address of one element at offset ea of i's segment into soft.la. */
-static int element_linear(struct vcpu *v, const struct insn *i, uint64_t ea, unsigned size,
-			  bool write)
+int vector_linear(struct vcpu *v, unsigned seg, uint64_t ea, unsigned size, bool write)
 {
 	if (v->soft.mode & MODE_CODE64) {
-		uint64_t la = ea + (i->seg >= SEG_FS ? v->arch.seg[i->seg].base : 0);
+		uint64_t la = ea + (seg >= SEG_FS ? v->arch.seg[seg].base : 0);
 
 		if (!address_canonical(la) || !address_canonical(la + size - 1))
-			return i->seg == SEG_SS ? excp_ss(v, 0) : excp_gp(v, 0);
+			return seg == SEG_SS ? excp_ss(v, 0) : excp_gp(v, 0);
 		v->soft.la = la;
 		return 0;
 	}
-	struct insn element = *i;
+	struct insn piece = { .base = SLOT_ZERO,
+			      .index = SLOT_ZERO,
+			      .disp = (int32_t)ea,
+			      .seg = (uint8_t)seg,
+			      .width = 4 };
 
-	element.base = SLOT_ZERO;
-	element.index = SLOT_ZERO;
-	element.disp = (int32_t)ea;
-	return insn_linear(v, &element, size, write);
+	return insn_linear(v, &piece, size, write);
+}
+
+static int element_linear(struct vcpu *v, const struct insn *i, uint64_t ea, unsigned size,
+			  bool write)
+{
+	return vector_linear(v, i->seg, ea, size, write);
 }
 
 static int element_load(struct vcpu *v, const struct insn *i, uint64_t ea, void *to, unsigned size)
