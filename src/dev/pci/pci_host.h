@@ -20,6 +20,7 @@
 
 #include "bus/bus.h"
 #include "bus/irq.h"
+#include "bus/stop.h"
 
 struct pci_host;
 struct pci_function;
@@ -38,6 +39,7 @@ struct pci_window {
 struct pci_host_config {
 	struct bus *pio, *mmio; /* borrowed */
 	struct msi_sink msi;
+	struct stop_sink stop;           /* hears of a reset through port 0xcf9 */
 	struct irq_line pirq[PCI_PIRQS]; /* to IOAPIC inputs 16..23 */
 	struct irq_line isa[16];         /* to both 8259 and IOAPIC; for guests without an IOAPIC */
 	uint64_t ecam_base;              /* 256 MiB aligned */
@@ -45,8 +47,8 @@ struct pci_host_config {
 	uint16_t pm_base; /* ACPI PM I/O block, shown in the LPC's PMBASE; not decoded here */
 };
 
-/* NULL with errno on failure. Claims 0xcf8..0xcff (but for 0xcf9, the reset register) and the ECAM
- * range. */
+/* NULL with errno on failure. Claims ports 0xcf8..0xcff, the reset register 0xcf9 among them, and
+ * ECAM. */
 struct pci_host *pci_host_new(const struct pci_host_config *config);
 /* Devices first: every function they added must be gone. */
 void pci_host_free(struct pci_host *host);
