@@ -12,7 +12,15 @@
 #define APIC_BASE_X2APIC (1u << 10)
 #define APIC_BASE_ENABLE (1u << 11)
 
-void lapic_reset(struct vcpu *v, bool init); /* init: INIT keeps the base MSR and id */
+#define LAPIC_TIMER_HZ 1000000000u /* before the divider; CPUID 0x15 and 0x40000010 must agree */
+
+/*
+ * init: INIT keeps the base MSR and id. At power-on the boot cpu (index 0) is in
+ * virtual wire mode, as firmware would leave it: LINT0 takes the 8259's ExtINT.
+ */
+void lapic_reset(struct vcpu *v, bool init);
+/* arch.lapic was loaded from a saved state or by another engine: publish where messages find us, arm the timer. Owner thread. */
+void lapic_loaded(struct vcpu *v);
 
 /* MMIO page at the APIC base; offset 0..0xfff; any size and alignment. */
 uint32_t lapic_mmio_read(struct vcpu *v, unsigned offset, unsigned size);
@@ -36,15 +44,20 @@ void lapic_ack(struct vcpu *v, uint8_t vector);
 bool lapic_accepts_extint(const struct vcpu *v);
 /* Guest-time deadline of the timer, UINT64_MAX if none. The vcpu thread sleeps by it; while running a vclock timer requests REQ_TIMER. */
 uint64_t lapic_timer_deadline(const struct vcpu *v);
-/* REQ_TIMER or wake-up: fire if due, re-arm periodic. */
+/* REQ_TIMER or wake-up: fire if due, re-arm periodic. Also after the guest's TSC was set, for a deadline in its ticks. */
 void lapic_timer_check(struct vcpu *v);
 
 /* The APIC bus of one VM: routes MSIs and IPIs to vcpus by destination. Fixed set of vcpus, lock-free. */
 struct apic_bus *apic_bus_new(void);
 void apic_bus_free(struct apic_bus *bus);
-void apic_bus_attach(struct apic_bus *bus, struct vcpu *v); /* before threads start */
+/* Before threads start, with v->clock set; allocates v->lapic_port and sets v->apics. 0 or -errno. The bus goes after its vcpus have stopped. */
+int apic_bus_attach(struct apic_bus *bus, struct vcpu *v) __attribute__((warn_unused_result));
 /* An MSI write, as devices and the IOAPIC make it. Any thread. */
 void apic_bus_msi(struct apic_bus *bus, uint64_t address, uint32_t data);
+/* The 8259's INTR: level on LINT0 of the boot cpu; `bus` is a struct apic_bus, typed for an irq_line. Any thread. */
+void apic_bus_extint(void *bus, unsigned pin, int level);
+/* An edge on LINT1 of every cpu: the NMI button. Any thread. */
+void apic_bus_nmi(struct apic_bus *bus);
 /* Whoever must hear an EOI of a level-triggered vector (the IOAPIC); called on the vcpu thread. */
 void apic_bus_on_eoi(struct apic_bus *bus, void (*eoi)(void *ctx, uint8_t vector), void *ctx);
 

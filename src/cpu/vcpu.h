@@ -200,6 +200,7 @@ struct ram;
 struct vclock;
 struct cpu_model;
 struct apic_bus;
+struct lapic_port;
 struct stop_sink;
 struct engine;
 struct soft_mmu;
@@ -252,6 +253,7 @@ struct vcpu {
 	struct vclock *clock;
 	const struct cpu_model *model;
 	struct apic_bus *apics;
+	struct lapic_port *lapic_port; /* our place on it; apic_bus_attach() */
 	const struct stop_sink *stop;
 	/* Acknowledge the 8259: returns the vector. NULL if the machine has none. */
 	int (*pic_ack)(void *ctx);
