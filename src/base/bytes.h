@@ -53,7 +53,9 @@ static inline void bytes_store64(void *p, uint64_t v)
 /* The ranges must not overlap, except that dst below src is fine. */
 static inline void bytes_copy(void *dst, const void *src, size_t len)
 {
-	/* The start-up of rep movsb costs more than a few moves; the sizes of registers take those.
+	/*
+	 * The start-up of rep movsb costs more than a few moves; the sizes of
+	 * registers take those.
 	 */
 	switch (len) {
 	case 1:

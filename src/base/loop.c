@@ -35,10 +35,10 @@ struct loop {
 	pthread_mutex_t lock;
 	pthread_cond_t idle; /* what `running` was has returned */
 	const void *running; /* the watch or task whose callback is under way */
-	bool has_thread;     /* some thread is in loop_run */
+	bool live;           /* some thread is in loop_run or about to enter it */
 	bool started;        /* by loop_start, and not joined yet */
 	bool awake;          /* will look at the tasks before it sleeps */
-	pthread_t thread;    /* valid while has_thread or started */
+	pthread_t thread;    /* valid while live or started */
 	struct loop_task *first_task, **last_task;
 	struct loop_fd *watches;
 	struct loop_fd *removed; /* to be freed between two batches */
@@ -104,7 +104,7 @@ void loop_free(struct loop *loop)
 
 static bool on_loop_thread(const struct loop *loop)
 {
-	return loop->has_thread && pthread_equal(loop->thread, pthread_self());
+	return loop->live && pthread_equal(loop->thread, pthread_self());
 }
 
 bool loop_is_current(struct loop *loop)
@@ -227,6 +227,51 @@ void loop_post(struct loop *loop, struct loop_task *task)
 		wake(loop);
 }
 
+struct call {
+	struct loop_task task;
+	struct loop *loop;
+	void (*run)(void *ctx);
+	void *ctx;
+	bool done; /* guarded by the loop's lock */
+};
+
+static void run_call(void *ctx)
+{
+	struct call *call = ctx;
+
+	call->run(call->ctx);
+	pthread_mutex_lock(&call->loop->lock);
+	call->done = true;
+	pthread_mutex_unlock(&call->loop->lock);
+}
+
+void loop_call(struct loop *loop, void (*run)(void *ctx), void *ctx)
+{
+	struct call call = { .loop = loop, .run = run, .ctx = ctx };
+	bool here;
+
+	pthread_mutex_lock(&loop->lock);
+	here = !loop->live || on_loop_thread(loop);
+	pthread_mutex_unlock(&loop->lock);
+	if (here) {
+		run(ctx);
+		return;
+	}
+	loop_task_init(&call.task, run_call, &call);
+	loop_post(loop, &call.task);
+	pthread_mutex_lock(&loop->lock);
+	/* `done` comes a moment before the loop lets go of the task: wait for both. */
+	while (loop->live && (!call.done || loop->running == &call.task))
+		pthread_cond_wait(&loop->idle, &loop->lock);
+	here = !call.done;
+	pthread_mutex_unlock(&loop->lock);
+	if (!here)
+		return;
+	/* The loop stopped first. */
+	loop_cancel(loop, &call.task);
+	run(ctx);
+}
+
 void loop_cancel(struct loop *loop, struct loop_task *task)
 {
 	struct loop_task **link;
@@ -247,8 +292,10 @@ void loop_cancel(struct loop *loop, struct loop_task *task)
 	pthread_mutex_unlock(&loop->lock);
 }
 
-/* Lock held. Only what was queued at the start, so that a task which posts itself cannot starve the
- * descriptors. */
+/*
+ * Lock held. Only what was queued at the start, so that a task which posts itself
+ * cannot starve the descriptors.
+ */
 static void run_tasks(struct loop *loop)
 {
 	unsigned count = 0;
@@ -292,7 +339,7 @@ void loop_run(struct loop *loop)
 {
 	pthread_mutex_lock(&loop->lock);
 	loop->thread = pthread_self();
-	loop->has_thread = true;
+	loop->live = true;
 	while (!atomic_load(&loop->stopping)) {
 		struct epoll_event events[BATCH];
 		bool busy = loop->first_task != NULL;
@@ -310,7 +357,9 @@ void loop_run(struct loop *loop)
 		free_list(loop->removed);
 		loop->removed = NULL;
 	}
-	loop->has_thread = false;
+	loop->live = false;
+	/* Whoever waits in loop_call must help himself now. */
+	pthread_cond_broadcast(&loop->idle);
 	pthread_mutex_unlock(&loop->lock);
 }
 
@@ -332,7 +381,7 @@ int loop_start(struct loop *loop)
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	pthread_mutex_lock(&loop->lock);
 	error = pthread_create(&loop->thread, NULL, loop_thread, loop);
-	loop->started = !error;
+	loop->started = loop->live = !error;
 	pthread_mutex_unlock(&loop->lock);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return -error;

@@ -64,8 +64,17 @@ static inline void loop_task_init(struct loop_task *task, void (*run)(void *ctx)
 	*task = (struct loop_task){ .run = run, .ctx = ctx };
 }
 
-/* Any thread; a short lock and, if the loop may be asleep, one write. Tasks run in the order posted. */
+/*
+ * Any thread; a short lock and, if the loop may be asleep, one write. Tasks run in
+ * the order posted.
+ */
 void loop_post(struct loop *loop, struct loop_task *task);
+/*
+ * Runs `run` on the loop's thread and returns when it has; on the caller's if
+ * that is the loop's or the loop has none now. The caller must hold no lock
+ * that a callback takes.
+ */
+void loop_call(struct loop *loop, void (*run)(void *ctx), void *ctx);
 /* When it returns the task neither runs nor is queued, except if called from the task itself. */
 void loop_cancel(struct loop *loop, struct loop_task *task);
 

@@ -19,8 +19,10 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-/* Fields are atomic because a reader may see them change; the sequence count tells it to forget
- * them. */
+/*
+ * Fields are atomic because a reader may see them change; the sequence count tells
+ * it to forget them.
+ */
 struct bus_entry {
 	_Atomic uint64_t base;
 	_Atomic uint64_t len;
@@ -123,8 +125,10 @@ static void find(struct bus *bus, uint64_t addr, struct bus_region *region)
 		}
 		table = atomic_load_explicit(&bus->table, memory_order_acquire);
 		count = get(bus->count);
-		/* Table and count may be of two ages; then the result is thrown away, but stay
-		 * inside. */
+		/*
+		 * Table and count may be of two ages; then the result is thrown
+		 * away, but stay inside.
+		 */
 		if (count > table->capacity)
 			count = table->capacity;
 		i = first_above(table, count, addr);

@@ -40,8 +40,10 @@ static uint64_t khz_of_cpuid(void)
 	return a;
 }
 
-/* The page that accompanies a perf event says how the kernel turns TSC into nanoseconds: ns = tsc *
- * mult >> shift. */
+/*
+ * The page that accompanies a perf event says how the kernel turns TSC into
+ * nanoseconds: ns = tsc * mult >> shift.
+ */
 static uint64_t khz_of_kernel(void)
 {
 	struct perf_event_attr attr = {

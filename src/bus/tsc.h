@@ -18,8 +18,10 @@ static inline uint64_t tsc_read(void)
 {
 	uint32_t low, high;
 
-	/* The fence keeps two readings of one thread, or of threads that hand over a lock, in
-	 * order. */
+	/*
+	 * The fence keeps two readings of one thread, or of threads that hand over
+	 * a lock, in order.
+	 */
 	__asm__ volatile("lfence\n\trdtsc" : "=a"(low), "=d"(high) : : "memory");
 	return (uint64_t)high << 32 | low;
 }

@@ -339,8 +339,10 @@ void vclock_free(struct vclock *clock)
 	free(clock);
 }
 
-/* Lock held. Until the callback of `timer`, or any if NULL, has returned; not for the callback
- * itself. */
+/*
+ * Lock held. Until the callback of `timer`, or any if NULL, has returned; not for
+ * the callback itself.
+ */
 static void wait_idle(struct vclock *clock, const struct vclock_timer *timer)
 {
 	while (clock->running && (!timer || clock->running == timer) &&

@@ -35,10 +35,17 @@ struct chardev {
 	struct chardev_frontend frontend;
 };
 
+/*
+ * Once, before the machine runs. Input is not read before it, so nothing typed
+ * early is lost.
+ */
 static inline void chardev_connect(struct chardev *chr, const struct chardev_frontend *frontend)
 {
-	if (chr)
-		chr->frontend = *frontend;
+	if (!chr)
+		return;
+	chr->frontend = *frontend;
+	if (chr->ops->kick_input)
+		chr->ops->kick_input(chr);
 }
 
 /* Number of bytes accepted, 0..count. A NULL back end accepts and forgets everything. */
@@ -53,6 +60,7 @@ static inline void chardev_kick_input(struct chardev *chr)
 		chr->ops->kick_input(chr);
 }
 
+/* After it no callback of the front end runs or will. Output still waiting is dropped; see chardev_fd_drain. */
 static inline void chardev_free(struct chardev *chr)
 {
 	if (chr)

@@ -160,7 +160,9 @@ void page_add_code(struct ram *ram, struct page_listener *self, gfn_t gfn, uint6
 	seen = atomic_load_explicit(&ram->reasons[index], memory_order_acquire);
 	if (seen & PAGE_ROM)
 		return;
-	/* All published before, by a locked instruction that everybody has seen: no barrier needed.
+	/*
+	 * All published before, by a locked instruction that everybody has seen:
+	 * no barrier needed.
 	 */
 	if ((seen & PAGE_CODE) && (atomic_load(&ram->granules[index]) & granules) == granules &&
 	    (atomic_load(&ram->holders[index]) & self->holder))
