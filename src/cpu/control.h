@@ -22,7 +22,9 @@ int pdptes_load(struct vcpu *v, uint64_t cr3);
 int msr_read(struct vcpu *v, uint32_t index, uint64_t *value);
 int msr_write(struct vcpu *v, uint32_t index, uint64_t value);
 
-/* The guest's TSC as RDTSC returns it now. */
+/* The guest's TSC as RDTSC returns it now. Cheap after vcpu_tsc_sync(), else it parks and asks the clock. */
 uint64_t vcpu_tsc(struct vcpu *v);
+/* A software engine's enter: learns whether the host's counter serves directly; holds until the next pause. */
+void vcpu_tsc_sync(struct vcpu *v);
 
 #endif

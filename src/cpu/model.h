@@ -38,6 +38,15 @@ struct cpu_model {
 const struct cpu_model *cpu_model_new(const char *name, unsigned cpus, uint64_t tsc_khz, const char **error);
 void cpu_model_free(const struct cpu_model *model);
 
+/* Guests choose some MSRs and CPUID leaves by vendor. */
+static inline bool cpu_model_is_amd(const struct cpu_model *model)
+{
+	return model->vendor[0] == 'A' || model->vendor[0] == 'H';
+}
+
+/* CPUID.15H: the crystal, which is also the undivided clock of the local APIC timer. */
+#define CPU_CRYSTAL_HZ 1000000000u
+
 static inline bool cpu_has(const struct cpu_model *model, enum cpu_feature f)
 {
 	return model->features[f / 64] >> (f % 64) & 1;

@@ -238,11 +238,14 @@ struct vcpu {
 	struct soft soft; /* software engines only */
 	struct excp fault; /* set by every call that returns -1 */
 	bool fp_live;      /* guest vector and x87 state is in the host registers, not in arch.xsave */
+	bool tsc_direct;   /* VM TSC = host TSC + tsc_host_offset; see vcpu_tsc_sync() */
+	uint64_t tsc_host_offset;
 
 	/* Written by other threads. */
 	_Atomic uint32_t req __attribute__((aligned(64)));
 	_Atomic uint32_t sleeping; /* futex word: 1 while the thread waits for req */
 	_Atomic uint32_t posted[8];
+	_Atomic uint32_t posted_level[8]; /* trigger mode of the posted vectors: a set bit goes to TMR */
 	_Atomic uint32_t sipi_vector;
 	_Atomic uint32_t extint; /* level of the 8259's INTR output (LINT0 of the boot cpu) */
 

@@ -1,0 +1,48 @@
+/*
+ * Posting requests and interrupts to a vcpu, and the sleep that they end.
+ *
+ * The order is the whole of it. A poster makes its news visible (bitmap, then
+ * request bit) and only then looks whether anybody sleeps; a sleeper announces
+ * its sleep first and only then looks for news. One of the two always sees the
+ * other, so no wake-up is lost and none is sent to a running vcpu.
+ */
+#include "cpu/post.h"
+#include "base/futex.h"
+#include "cpu/fpstate.h"
+#include <errno.h>
+
+/* The vcpu's notes to itself, which may stand for as long as it sleeps. */
+#define REQ_OWN (REQ_SHADOW | REQ_WINDOW)
+
+void vcpu_request(struct vcpu *v, uint32_t bits)
+{
+	atomic_fetch_or(&v->req, bits);
+	if (atomic_load(&v->sleeping) && atomic_exchange(&v->sleeping, 0))
+		futex_wake(&v->sleeping, 1);
+}
+
+void vcpu_post_irq(struct vcpu *v, uint8_t vector, bool level)
+{
+	uint32_t bit = 1u << (vector % 32);
+
+	/* TMR before the vector: whoever takes the vector finds its trigger mode. */
+	if (level)
+		atomic_fetch_or(&v->posted_level[vector / 32], bit);
+	else
+		atomic_fetch_and(&v->posted_level[vector / 32], ~bit);
+	atomic_fetch_or(&v->posted[vector / 32], bit);
+	vcpu_request(v, REQ_IRQ);
+}
+
+void vcpu_wait(struct vcpu *v, uint64_t host_deadline_ns)
+{
+	vcpu_fp_park(v);
+	atomic_store(&v->sleeping, 1);
+	while (!(atomic_load(&v->req) & ~(uint32_t)REQ_OWN)) {
+		int result = futex_wait(&v->sleeping, 1, host_deadline_ns);
+
+		if (result == -ETIMEDOUT || !atomic_load(&v->sleeping))
+			break;
+	}
+	atomic_store(&v->sleeping, 0);
+}
