@@ -3,10 +3,10 @@
  *
  * A front end fills a block_request it owns, block_submit()s any number of
  * them and then block_commit()s the batch. Each is answered exactly once by
- * done(), with the number of bytes or -errno, on the event loop's thread or
- * inside block_drain(); never from inside submit or commit, and with no lock
- * held. Requests may finish in any order. A flush covers the writes that were
- * done before it was submitted.
+ * done(), on the event loop's thread or inside block_drain(); never from
+ * inside submit or commit, and with no lock held. Requests may finish in any
+ * order. After a batch of done() calls, batch_end() is called once. A flush
+ * covers the writes that were done before it was submitted.
  *
  * Offsets and lengths are bytes, in whole sectors of BLOCK_SECTOR. A request
  * must lie inside the device: the front end, which knows what its guest asked,
@@ -39,17 +39,17 @@ enum block_op {
 struct block_request {
 	enum block_op op;
 	uint64_t offset;
-	uint64_t len;            /* bytes; the sum of iov for READ and WRITE, 0 for FLUSH */
-	const struct iovec *iov; /* READ, WRITE; stays the caller's and untouched until done */
-	unsigned iov_count;      /* at most BLOCK_IOV_MAX */
-	void (*done)(struct block_request *request,
-		     int result); /* 0, or -errno; short I/O is -EIO */
+	uint64_t len;       /* bytes; the sum of iov for READ and WRITE, 0 for FLUSH */
+	struct iovec *iov;  /* READ, WRITE; the back end's until done, which may consume it */
+	unsigned iov_count; /* at most BLOCK_IOV_MAX */
+	void (*done)(struct block_request *request, int result); /* 0 or -errno */
 
 	/* The back end's, while the request is in flight. */
 	struct block_request *next;
+	uint64_t completed; /* bytes */
 	int result;
-	uint64_t completed;
-	struct iovec *bounce_iov;
+	int fd;
+	int mode; /* of fallocate */
 };
 
 struct block_info {
@@ -59,8 +59,8 @@ struct block_info {
 	uint32_t iov_align;      /* memory alignment that avoids a bounce copy; 1 if none */
 	bool read_only;
 	bool can_discard;
-	bool can_write_zeroes;
-	const char *io_name; /* "io_uring" or "threads" */
+	bool can_write_zeroes; /* BLOCK_WRITE_ZEROES and BLOCK_UNMAP_ZEROES */
+	const char *io_name;   /* "io_uring" or "threads" */
 };
 
 enum block_io {
@@ -89,13 +89,17 @@ void block_close(struct block *block);
 
 const struct block_info *block_info(const struct block *block);
 
-/* Never blocks, never fails: errors arrive through done(). At most `depth` in flight. */
+/* Whom to call after a batch of done(): the place to tell a guest once of many. */
+void block_connect(struct block *block, void (*batch_end)(void *ctx), void *ctx);
+
+/* Never fails: errors arrive through done(). At most `depth` in flight. Any thread, also from
+ * done(). */
 void block_submit(struct block *block, struct block_request *request);
 void block_commit(struct block *block);
 
 /*
  * Returns when nothing is in flight; done() may run on the calling thread. Any
- * thread, but not from inside done(), and nobody may submit meanwhile.
+ * thread, but not from inside done() or batch_end(); nobody else submits meanwhile.
  */
 void block_drain(struct block *block);
 

@@ -1,0 +1,278 @@
+/*
+ * The life of a request between front end and host: submit, finish, continue
+ * what came back short, answer. Called by devices and by the loop. Invariant:
+ * a request is in exactly one place: the front end's, the io's, or `finished`.
+ */
+#include "block/block.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "block/block_io.h"
+
+#define DEPTH_DEFAULT 64
+
+const struct block_info *block_info(const struct block *block)
+{
+	return &block->info;
+}
+
+void block_connect(struct block *block, void (*batch_end)(void *ctx), void *ctx)
+{
+	block->batch_end = batch_end;
+	block->batch_ctx = ctx;
+}
+
+static bool is_transfer(const struct block_request *request)
+{
+	return request->op == BLOCK_READ || request->op == BLOCK_WRITE;
+}
+
+/* Direct I/O wants memory and file offsets aligned. What is not goes through the page cache, which
+ * the host keeps coherent with direct I/O. */
+static int choose_fd(const struct block *block, const struct block_request *request)
+{
+	uint64_t align = block->info.iov_align - 1, sectors = block->direct_align - 1;
+	uint64_t bad;
+
+	if (block->direct_fd < 0 || !is_transfer(request))
+		return block->fd;
+	bad = (request->offset | request->len) & sectors;
+	for (unsigned i = 0; i < request->iov_count && !bad; i++)
+		bad = ((uintptr_t)request->iov[i].iov_base & align) |
+		      (request->iov[i].iov_len & sectors);
+	return bad ? block->fd : block->direct_fd;
+}
+
+static int fallocate_mode(enum block_op op)
+{
+	switch (op) {
+	case BLOCK_DISCARD:
+	case BLOCK_UNMAP_ZEROES:
+		return FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	case BLOCK_WRITE_ZEROES:
+		return FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+	default:
+		return 0;
+	}
+}
+
+void block_submit(struct block *block, struct block_request *request)
+{
+	ASSERT(request->iov_count <= BLOCK_IOV_MAX);
+	request->next = NULL;
+	request->completed = 0;
+	request->fd = choose_fd(block, request);
+	request->mode = fallocate_mode(request->op);
+	pthread_mutex_lock(&block->lock);
+	block->in_flight++;
+	block->in_kernel++;
+	block->io->submit(block, request);
+	pthread_mutex_unlock(&block->lock);
+}
+
+void block_commit(struct block *block)
+{
+	pthread_mutex_lock(&block->lock);
+	block->io->commit(block);
+	pthread_mutex_unlock(&block->lock);
+}
+
+void block_io_finish(struct block *block, struct block_request *request, int result)
+{
+	ASSERT(block->in_kernel);
+	block->in_kernel--;
+	request->result = result;
+	request->next = NULL;
+	*block->finished_end = request;
+	block->finished_end = &request->next;
+}
+
+/* Drops the bytes that were transferred from the front of the vector. */
+static void consume_iov(struct block_request *request, uint64_t bytes)
+{
+	while (bytes && bytes >= request->iov->iov_len) {
+		bytes -= request->iov->iov_len;
+		request->iov++;
+		request->iov_count--;
+	}
+	if (bytes) {
+		request->iov->iov_base = (uint8_t *)request->iov->iov_base + bytes;
+		request->iov->iov_len -= bytes;
+	}
+}
+
+/* True if the request must go to the host once more; the result is final otherwise. */
+static bool must_continue(struct block *block, struct block_request *request)
+{
+	int result = request->result;
+
+	if (result == -EINTR || result == -EAGAIN)
+		return true;
+	if (request->op == BLOCK_WRITE_ZEROES && result == -EOPNOTSUPP &&
+	    request->mode != fallocate_mode(BLOCK_UNMAP_ZEROES)) {
+		/* The file system cannot zero in place; a hole reads as zeroes too. */
+		request->mode = fallocate_mode(BLOCK_UNMAP_ZEROES);
+		return true;
+	}
+	if (result == -EINVAL && request->fd >= 0 && request->fd == block->direct_fd) {
+		/* Alignment that the file did not tell us of. */
+		request->fd = block->fd;
+		return true;
+	}
+	if (result < 0 || !is_transfer(request)) {
+		request->result = result < 0 ? result : 0;
+		return false;
+	}
+	request->completed += (unsigned)result;
+	if (request->completed >= request->len) {
+		request->result = 0;
+		return false;
+	}
+	if (!result) {
+		request->result = -EIO; /* the file is shorter than when it was opened */
+		return false;
+	}
+	consume_iov(request, (unsigned)result);
+	request->fd = block->fd;
+	return true;
+}
+
+/* Lock held, dropped around callbacks. Answers all that has finished. */
+static void answer(struct block *block)
+{
+	unsigned answered = 0;
+	bool resubmitted = false;
+
+	block->io->reap(block);
+	while (block->finished) {
+		struct block_request *request = block->finished;
+
+		block->finished = request->next;
+		if (!block->finished)
+			block->finished_end = &block->finished;
+		if (must_continue(block, request)) {
+			block->in_kernel++;
+			block->io->submit(block, request);
+			resubmitted = true;
+			continue;
+		}
+		pthread_mutex_unlock(&block->lock);
+		request->done(request, request->result);
+		pthread_mutex_lock(&block->lock);
+		answered++;
+	}
+	if (resubmitted)
+		block->io->commit(block);
+	if (!answered)
+		return;
+	pthread_mutex_unlock(&block->lock);
+	if (block->batch_end)
+		block->batch_end(block->batch_ctx);
+	pthread_mutex_lock(&block->lock);
+	/* Only now: whoever drains must not see the end while a callback still runs. */
+	block->in_flight -= answered;
+	pthread_cond_broadcast(&block->finished_some);
+}
+
+static void ready(void *ctx, uint32_t events)
+{
+	struct block *block = ctx;
+
+	pthread_mutex_lock(&block->lock);
+	answer(block);
+	pthread_mutex_unlock(&block->lock);
+}
+
+void block_drain(struct block *block)
+{
+	pthread_mutex_lock(&block->lock);
+	block->io->commit(block);
+	for (;;) {
+		answer(block);
+		if (!block->in_flight)
+			break;
+		if (block->finished)
+			continue;
+		/* The kernel has the rest, or the loop's thread is inside a callback. */
+		if (block->in_kernel)
+			block->io->wait(block);
+		else
+			pthread_cond_wait(&block->finished_some, &block->lock);
+	}
+	pthread_mutex_unlock(&block->lock);
+}
+
+static enum block_io choose_io(enum block_io wish)
+{
+	const char *name = getenv("INSULA_IO");
+
+	if (wish != BLOCK_IO_AUTO || !name)
+		return wish;
+	if (!strcmp(name, "threads"))
+		return BLOCK_IO_THREADS;
+	if (!strcmp(name, "uring"))
+		return BLOCK_IO_URING;
+	return BLOCK_IO_AUTO;
+}
+
+void block_init(struct block *block, struct loop *loop)
+{
+	block->loop = loop;
+	block->fd = block->direct_fd = block->ready_fd = -1;
+	block->finished_end = &block->finished;
+	pthread_mutex_init(&block->lock, NULL);
+	pthread_cond_init(&block->finished_some, NULL);
+}
+
+int block_start(struct block *block, enum block_io io, unsigned depth)
+{
+	int err = -ENOSYS;
+
+	if (!depth)
+		depth = DEPTH_DEFAULT;
+	io = choose_io(io);
+	if (io != BLOCK_IO_THREADS) {
+		block->io = &block_uring_ops;
+		err = block->io->open(block, depth);
+		if (err && io == BLOCK_IO_AUTO)
+			log_debug("io_uring is refused here (%s); using threads", strerror(-err));
+	}
+	if (err && io != BLOCK_IO_URING) {
+		block->io = &block_threads_ops;
+		err = block->io->open(block, depth);
+	}
+	if (err) {
+		block->io = NULL;
+		return err;
+	}
+	block->info.io_name = block->io->name;
+	block->watch = loop_add_fd(block->loop, block->ready_fd, EPOLLIN, ready, block);
+	return block->watch ? 0 : -errno;
+}
+
+void block_close(struct block *block)
+{
+	if (!block)
+		return;
+	if (block->io) {
+		if (block->watch)
+			block_drain(block);
+		loop_remove_fd(block->watch);
+		block->io->close(block);
+	}
+	if (block->direct_fd >= 0)
+		close(block->direct_fd);
+	if (block->fd >= 0)
+		close(block->fd);
+	pthread_cond_destroy(&block->finished_some);
+	pthread_mutex_destroy(&block->lock);
+	free(block);
+}
