@@ -1,0 +1,46 @@
+/* What `insula run` was asked to do, parsed and checked as far as that goes without opening
+ * anything. */
+#ifndef INSULA_CLI_RUN_OPTIONS_H
+#define INSULA_CLI_RUN_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "board/board.h"
+#include "boot/boot_image.h"
+#include "cli/options.h"
+
+#define RUN_MEM_DEFAULT (512ull << 20)
+
+struct engine;
+
+struct run_options {
+	const char *guest;    /* NULL: --kernel was given */
+	char *const *command; /* NULL-terminated; NULL: none */
+	const char *kernel;
+	const char *modules[BOOT_MODULES_MAX];
+	size_t module_count;
+	const char *append;
+	struct board_disk disks[BOARD_DISKS_MAX];
+	size_t disk_count;
+	uint64_t mem_bytes;
+	unsigned cpus;
+	const char *engine_name;
+	const struct engine *engine;
+	const char *cpu_model;
+	bool debug_exit;
+	bool no_reboot;
+
+	char *split[BOOT_MODULES_MAX +
+		    BOARD_DISKS_MAX]; /* owned copies that the pointers above point into */
+	size_t split_count;
+};
+
+extern const struct option_def run_option_defs[];
+
+/* Negative: go on; else the process's exit status. */
+int run_options_parse(struct run_options *run, const struct verb *verb, int argc, char **argv);
+void run_options_fini(struct run_options *run);
+
+#endif

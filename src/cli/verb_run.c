@@ -1,0 +1,412 @@
+/*
+ * insula run: builds one VM, gives it the terminal or a command, and turns its
+ * end into an exit status. The event loop has a thread of its own; this one
+ * waits for the end. Invariant: whatever happens, the terminal is given back
+ * before a word is written after the guest's.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/loop.h"
+#include "chardev/chardev_fd.h"
+#include "cli/chardev_escape.h"
+#include "cli/chardev_tail.h"
+#include "cli/guest.h"
+#include "cli/run_options.h"
+#include "cli/run_progress.h"
+#include "cli/run_session.h"
+#include "cli/run_signals.h"
+#include "cli/terminal.h"
+#include "cli/verb.h"
+#include "engine/engine.h"
+#include "vm/vm.h"
+
+#define STATUS_SIGNAL 128
+
+struct run {
+	struct run_options options;
+	struct guest guest; /* options.guest only */
+	struct loop *loop;
+	struct chardev *in_out, *err; /* our own streams */
+	struct chardev *keys;         /* around in_out while the terminal is raw */
+	struct chardev *console;      /* options.guest: COM1's last words */
+	struct session *session;      /* options.guest */
+	struct run_signals *signals;
+	struct run_progress *progress;
+	struct vm *vm;
+	bool raw;
+	bool started; /* the vm runs; set before the loop's thread can look */
+
+	/* Loop's thread until the VM has ended, then the main thread. */
+	unsigned asked_to_end; /* signals that mean it */
+	bool ready;            /* the session has begun */
+	bool session_over;
+	int session_status;
+	char session_failure[256];
+};
+
+/* ---- events, on the loop's thread ---- */
+
+static void quit_keys(void *ctx)
+{
+	struct run *run = ctx;
+
+	vm_request_stop(run->vm, STOP_USER, STATUS_OK, NULL);
+}
+
+static void session_ready(void *ctx)
+{
+	struct run *run = ctx;
+
+	run->ready = true;
+	run_progress_done(run->progress);
+}
+
+static void session_ended(void *ctx, int status, const char *failure)
+{
+	struct run *run = ctx;
+
+	run->session_over = true;
+	run->session_status = status;
+	if (failure)
+		snprintf(run->session_failure, sizeof(run->session_failure), "%s", failure);
+	vm_request_stop(run->vm, STOP_USER, STATUS_OK, NULL);
+}
+
+/* The first time the guest is asked to power off, the second time it is stopped. */
+static void ask_to_end(struct run *run, int number)
+{
+	bool asked = run->asked_to_end++ == 0;
+
+	if (asked && run->session)
+		asked = session_power_off(run->session);
+	if (asked)
+		board_power_button(vm_board(run->vm));
+	else
+		vm_request_stop(run->vm, STOP_USER, STATUS_SIGNAL + (uint32_t)number, NULL);
+}
+
+static void signal_received(void *ctx, int number)
+{
+	struct run *run = ctx;
+	uint16_t rows, cols;
+
+	switch (number) {
+	case SIGWINCH:
+		if (run->session && terminal_size(STDIN_FILENO, &rows, &cols))
+			session_window_size(run->session, rows, cols);
+		return;
+	case SIGCONT:
+		/* Whoever stopped us, a shell has had the terminal since. */
+		if (run->raw)
+			terminal_raw(STDIN_FILENO);
+		return;
+	case SIGINT:
+		/* As if the command ran here; one that will not hear can still be got rid of. */
+		if (run->options.command && run->asked_to_end < 2 &&
+		    session_signal(run->session, SIGINT)) {
+			run->asked_to_end++;
+			return;
+		}
+		break;
+	default:
+		break;
+	}
+	ask_to_end(run, number);
+}
+
+/* ---- setting up ---- */
+
+static int host_error(const char *what)
+{
+	fprintf(stderr, "insula: %s: %s\n", what, strerror(errno));
+	return STATUS_HOST_ERROR;
+}
+
+/* A closed descriptor 0, 1 or 2 would be given to the next file we open. */
+static int hold_standard_streams(void)
+{
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd < 0)
+		return -1;
+	close(fd);
+	return 0;
+}
+
+static int open_streams(struct run *run)
+{
+	const struct run_options *o = &run->options;
+
+	run->loop = loop_new();
+	if (!run->loop)
+		return host_error("cannot make an event loop");
+	run->in_out = chardev_fd_new(run->loop, STDIN_FILENO, STDOUT_FILENO);
+	run->err = chardev_fd_new(run->loop, -1, STDERR_FILENO);
+	if (!run->in_out || !run->err)
+		return host_error("cannot use the standard streams");
+	if (o->guest) {
+		run->console = chardev_tail_new();
+		if (!run->console)
+			return host_error("cannot keep the console");
+	}
+	return -1;
+}
+
+static int open_session(struct run *run, struct chardev *in_out)
+{
+	static const struct session_events events = { .ready = session_ready,
+						      .ended = session_ended };
+	struct session_options session = {
+		.loop = run->loop,
+		.in_out = in_out,
+		.err = run->err,
+		.command = run->options.command,
+		.tty = !run->options.command && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO),
+	};
+
+	terminal_size(STDIN_FILENO, &session.rows, &session.cols);
+	run->session = session_new(&session, &events, run);
+	return run->session ? -1 : host_error("cannot make a session");
+}
+
+static int build(struct run *run)
+{
+	const struct run_options *o = &run->options;
+	struct vm_options vm = {
+		.board = {
+			.mem_bytes = o->mem_bytes,
+			.cpus = o->cpus,
+			.loop = run->loop,
+			.disks = o->disks,
+			.disk_count = o->disk_count,
+			.debug_exit = o->debug_exit,
+		},
+		.boot = {
+			.kernel = o->kernel,
+			.modules = o->modules,
+			.module_count = o->module_count,
+			.cmdline = o->append,
+		},
+		.engine = o->engine,
+		.cpu_model = o->cpu_model,
+		/* A session does not outlive the system it runs in. */
+		.no_reboot = o->no_reboot || o->guest,
+	};
+	const char *initrd = run->guest.initrd;
+	struct chardev *typed = run->in_out;
+	char error[VM_ERROR_MAX];
+	int status;
+
+	/* Only the keyboard has keys to leave by; the terminal itself turns raw when the VM starts.
+	 */
+	run->raw = isatty(STDIN_FILENO) && !o->command;
+	if (run->raw) {
+		run->keys = chardev_escape_new(run->loop, run->in_out, quit_keys, run);
+		if (!run->keys)
+			return host_error("cannot read the keyboard");
+		typed = run->keys;
+	}
+	if (o->guest) {
+		status = open_session(run, typed);
+		if (status >= 0)
+			return status;
+		vm.board.serial = run->console;
+		vm.board.agent = session_chardev(run->session);
+		vm.boot.kernel = run->guest.kernel;
+		vm.boot.modules = &initrd;
+		vm.boot.module_count = 1;
+		vm.boot.cmdline = run->guest.cmdline;
+	} else {
+		vm.board.serial = typed;
+	}
+	run->vm = vm_new(&vm, error);
+	if (!run->vm) {
+		fprintf(stderr, "insula: %s\n", error);
+		return STATUS_HOST_ERROR;
+	}
+	return -1;
+}
+
+static void say_what_runs(const struct run *run)
+{
+	const struct run_options *o = &run->options;
+	const char *leave = run->raw ? "Ctrl-] then q quits" : "Ctrl-C powers off, twice quits";
+
+	/* A command's stderr is its own when anybody but a person reads it. */
+	if (o->command && !isatty(STDERR_FILENO))
+		return;
+	if (o->command)
+		leave = "Ctrl-C interrupts the command";
+	fprintf(stderr, "insula: engine %s (%s), %llu MiB, %u cpu%s; %s%s", o->engine->name,
+		strcmp(o->engine_name, "auto") == 0 ? "the one this version has" : "as asked",
+		(unsigned long long)(o->mem_bytes >> 20), o->cpus, o->cpus == 1 ? "" : "s", leave,
+		run->raw ? "\r\n" : "\n");
+}
+
+/* ---- the end ---- */
+
+static int status_of_end(const struct run *run, const struct vm_end *end)
+{
+	const char *detail = *end->detail ? end->detail : NULL;
+
+	switch (end->reason) {
+	case STOP_POWER_OFF:
+		return STATUS_OK;
+	case STOP_RESET:
+		if (!run->options.guest || run->options.no_reboot || run->ready)
+			return STATUS_OK;
+		fprintf(stderr, "insula: the guest reset itself before it was up\n");
+		return STATUS_HOST_ERROR;
+	case STOP_TRIPLE_FAULT:
+		fprintf(stderr, "insula: the guest stopped with a triple fault%s%s\n",
+			detail ? ": " : "", detail ? detail : "");
+		return STATUS_TRIPLE_FAULT;
+	case STOP_DEBUG_EXIT:
+		return (int)(end->code << 1 | 1) & 0xff;
+	case STOP_USER:
+		return (int)end->code;
+	case STOP_GUEST_ERROR:
+		fprintf(stderr, "insula: the guest cannot go on: %s\n",
+			detail ? detail : "reason unknown");
+		return STATUS_HOST_ERROR;
+	default:
+		fprintf(stderr, "insula: %s\n", detail ? detail : "the host failed");
+		return STATUS_HOST_ERROR;
+	}
+}
+
+static int status_of_run(const struct run *run, const struct vm_end *end)
+{
+	if (run->session_over && !*run->session_failure)
+		return run->session_status;
+	if (run->session_over) {
+		fprintf(stderr, "insula: guest %s: %s\n", run->options.guest, run->session_failure);
+		return STATUS_HOST_ERROR;
+	}
+	if (run->session && run->asked_to_end && end->reason == STOP_POWER_OFF &&
+	    run->options.command)
+		return STATUS_SIGNAL + SIGTERM;
+	return status_of_end(run, end);
+}
+
+/* The guest went by itself before the session was over: its console says why. */
+static bool console_matters(const struct run *run, const struct vm_end *end)
+{
+	return run->console && !run->session_over && end->reason != STOP_USER &&
+	       !(run->ready && (end->reason == STOP_POWER_OFF || end->reason == STOP_RESET));
+}
+
+static int run_vm(struct run *run)
+{
+	char error[VM_ERROR_MAX];
+	struct vm_end end;
+
+	if (run->raw)
+		run->raw = terminal_raw(STDIN_FILENO);
+	say_what_runs(run);
+	run->signals = run_signals_new(run->loop, signal_received, run);
+	if (!run->signals)
+		return host_error("cannot receive signals");
+	if (run->options.guest)
+		run->progress = run_progress_new(run->loop, run->options.guest);
+	if (loop_start(run->loop) < 0)
+		return host_error("cannot start the event loop's thread");
+	if (vm_start(run->vm, error) < 0) {
+		terminal_restore();
+		fprintf(stderr, "insula: %s\n", error);
+		return STATUS_HOST_ERROR;
+	}
+	chardev_kick_input(run->keys ? run->keys : run->in_out);
+	vm_wait(run->vm, &end);
+	loop_stop(run->loop);
+	run_progress_done(run->progress);
+	terminal_restore();
+	/* From here on a signal may simply end us: a reader that never reads must not hold us. */
+	run_signals_free(run->signals);
+	run->signals = NULL;
+	chardev_fd_drain(run->in_out, -1);
+	chardev_fd_drain(run->err, -1);
+	if (console_matters(run, &end))
+		chardev_tail_print(run->console, stderr, "insula: console: ");
+	return status_of_run(run, &end);
+}
+
+static void run_fini(struct run *run)
+{
+	if (run->loop)
+		loop_stop(run->loop);
+	run_progress_free(run->progress);
+	run_signals_free(run->signals);
+	vm_free(run->vm);
+	session_free(run->session);
+	chardev_free(run->keys);
+	chardev_free(run->console);
+	chardev_free(run->err);
+	chardev_free(run->in_out);
+	if (run->loop)
+		loop_free(run->loop);
+	guest_fini(&run->guest);
+	run_options_fini(&run->options);
+	terminal_restore();
+}
+
+static int run_verb(const struct verb *self, int argc, char **argv)
+{
+	struct run *run = calloc(1, sizeof(*run));
+	int status;
+
+	if (!run)
+		return host_error("cannot begin");
+	status = run_options_parse(&run->options, self, argc, argv);
+	if (status < 0 && hold_standard_streams() < 0)
+		status = host_error("/dev/null");
+	if (status < 0 && run->options.guest) {
+		status = guest_open(&run->guest, run->options.guest, run->options.append);
+	}
+	if (status < 0) {
+		run_signals_block();
+		status = open_streams(run);
+	}
+	if (status < 0)
+		status = build(run);
+	if (status < 0)
+		status = run_vm(run);
+	run_fini(run);
+	free(run);
+	return status;
+}
+
+const struct verb verb_run = {
+	.name = "run",
+	.arguments = "[GUEST] [OPTIONS] [-- COMMAND...]",
+	.summary = "run a guest: its shell, one command in it, or a kernel of your own",
+	.about = "A GUEST is a name known to insula guest (default debian). Without COMMAND its "
+		 "shell\n"
+		 "has the terminal; with it, stdin, stdout and stderr are the command's, and so is "
+		 "the\n"
+		 "exit status.\n\n"
+		 "Ctrl-] then q quits. SIGTERM asks the guest to power off; a second one stops "
+		 "it.\n\n"
+		 "Exit status: 0 when the guest powers off or, with --no-reboot, resets; 1 when "
+		 "the host\n"
+		 "fails; 2 for a command line that makes no sense; 3 after a triple fault; "
+		 "COMMAND's own;\n"
+		 "with --debug-exit, (V << 1) | 1.\n\n"
+		 "Examples:\n\n"
+		 "  insula run                                   a shell in the default guest\n"
+		 "  insula run -- uname -a                       one command\n"
+		 "  tar c src | insula run -- tar x -C /tmp      bytes in and out\n"
+		 "  insula run debian --disk data.img --mem 1G   with a disk: /dev/vda\n"
+		 "  insula run --kernel bzImage --initrd initrd.gz --append console=ttyS0\n"
+		 "  insula run --kernel memtest86+x64.bin --mem 64M --no-reboot\n",
+	.options = run_option_defs,
+	.run = run_verb,
+};

@@ -1,0 +1,76 @@
+/* What vm.c, vcpu_thread.c and barrier.c share. Stays in this folder. */
+#ifndef INSULA_VM_VM_PRIV_H
+#define INSULA_VM_VM_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "cpu/vcpu.h"
+#include "vm/vm.h"
+
+/* What the barrier wants of every vcpu thread. */
+enum vm_want { VM_WANT_RUN, VM_WANT_PAUSE, VM_WANT_EXIT };
+
+enum vcpu_thread_state {
+	VCPU_THREAD_STARTING, /* opening its engine */
+	VCPU_THREAD_FAILED,   /* could not; error is set */
+	VCPU_THREAD_RUNNING,  /* the engine may hold state */
+	VCPU_THREAD_PARKED,   /* canonical state complete, waits at the barrier */
+	VCPU_THREAD_GONE,
+};
+
+struct vcpu_thread {
+	struct vm *vm;
+	struct vcpu *vcpu;
+	pthread_t thread;
+	bool created;
+	bool stopped; /* owner only: after a shutdown or error, until reset: park, do not run */
+	enum vcpu_thread_state state; /* guarded by vm->lock */
+	const char *error;            /* static text; written before state becomes FAILED */
+	int error_number;
+};
+
+struct vm {
+	struct vm_options options;
+	struct board *board;
+	const struct cpu_model *model;
+	struct boot_entry entry;
+	unsigned vcpu_count;
+	struct vcpu **vcpus;
+	struct vcpu_thread *threads;
+
+	pthread_mutex_t
+		world;        /* held by whoever has stopped the machine, or ends it; before lock */
+	pthread_mutex_t lock; /* guards all below, and each thread's state */
+	pthread_cond_t changed;
+	enum vm_want want;
+	bool started;
+	bool ended; /* vcpus have left for good; the end is final */
+	_Atomic unsigned resets;
+
+	/* The stop request, written by any thread. */
+	struct stop_sink stop;
+	pthread_mutex_t stop_lock; /* leaf: held for copies only */
+	pthread_cond_t stop_changed;
+	struct vm_end stop_requested; /* reason STOP_NONE: none */
+	bool shutting_down;
+
+	pthread_t lifecycle;
+	int ended_fd;
+};
+
+/* vcpu_thread.c */
+int vcpu_thread_start(struct vcpu_thread *t) __attribute__((warn_unused_result));
+void vcpu_thread_join(struct vcpu_thread *t);
+
+/* barrier.c. The vm's lock is held on entry and exit of the first two. */
+void barrier_want(struct vm *vm, enum vm_want want);
+void barrier_wait_state(struct vm *vm, enum vcpu_thread_state state);
+/* A vcpu's thread with its engine left. True: run; false: leave for good. */
+bool barrier_park(struct vcpu_thread *t);
+/* All vcpus parked, transfers finished, clock paused; the clock is only paused when it was running.
+ */
+void barrier_stop_world(struct vm *vm);
+void barrier_resume_world(struct vm *vm);
+
+#endif
