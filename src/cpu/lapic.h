@@ -8,9 +8,9 @@
 #include "cpu/vcpu.h"
 
 #define LAPIC_DEFAULT_BASE 0xfee00000ull
-#define APIC_BASE_BSP (1u << 8)
-#define APIC_BASE_X2APIC (1u << 10)
-#define APIC_BASE_ENABLE (1u << 11)
+#define APIC_BASE_BSP      (1u << 8)
+#define APIC_BASE_X2APIC   (1u << 10)
+#define APIC_BASE_ENABLE   (1u << 11)
 
 #define LAPIC_TIMER_HZ 1000000000u /* before the divider; CPUID 0x15 and 0x40000010 must agree */
 
@@ -19,7 +19,8 @@
  * virtual wire mode, as firmware would leave it: LINT0 takes the 8259's ExtINT.
  */
 void lapic_reset(struct vcpu *v, bool init);
-/* arch.lapic was loaded from a saved state or by another engine: publish where messages find us, arm the timer. Owner thread. */
+/* arch.lapic was loaded from a saved state or by another engine: publish where messages find us,
+ * arm the timer. Owner thread. */
 void lapic_loaded(struct vcpu *v);
 
 /* MMIO page at the APIC base; offset 0..0xfff; any size and alignment. */
@@ -40,21 +41,27 @@ void lapic_take_posted(struct vcpu *v);
 int lapic_pending(struct vcpu *v);
 /* IRR -> ISR for that vector. */
 void lapic_ack(struct vcpu *v, uint8_t vector);
-/* True if an ExtINT from the 8259 reaches this cpu (LINT0 unmasked ExtINT, or APIC disabled on the boot cpu). */
+/* True if an ExtINT from the 8259 reaches this cpu (LINT0 unmasked ExtINT, or APIC disabled on the
+ * boot cpu). */
 bool lapic_accepts_extint(const struct vcpu *v);
-/* Guest-time deadline of the timer, UINT64_MAX if none. The vcpu thread sleeps by it; while running a vclock timer requests REQ_TIMER. */
+/* Guest-time deadline of the timer, UINT64_MAX if none. The vcpu thread sleeps by it; while running
+ * a vclock timer requests REQ_TIMER. */
 uint64_t lapic_timer_deadline(const struct vcpu *v);
-/* REQ_TIMER or wake-up: fire if due, re-arm periodic. Also after the guest's TSC was set, for a deadline in its ticks. */
+/* REQ_TIMER or wake-up: fire if due, re-arm periodic. Also after the guest's TSC was set, for a
+ * deadline in its ticks. */
 void lapic_timer_check(struct vcpu *v);
 
-/* The APIC bus of one VM: routes MSIs and IPIs to vcpus by destination. Fixed set of vcpus, lock-free. */
+/* The APIC bus of one VM: routes MSIs and IPIs to vcpus by destination. Fixed set of vcpus,
+ * lock-free. */
 struct apic_bus *apic_bus_new(void);
 void apic_bus_free(struct apic_bus *bus);
-/* Before threads start, with v->clock set; allocates v->lapic_port and sets v->apics. 0 or -errno. The bus goes after its vcpus have stopped. */
+/* Before threads start, with v->clock set; allocates v->lapic_port and sets v->apics. 0 or -errno.
+ * The bus goes after its vcpus have stopped. */
 int apic_bus_attach(struct apic_bus *bus, struct vcpu *v) __attribute__((warn_unused_result));
 /* An MSI write, as devices and the IOAPIC make it. Any thread. */
 void apic_bus_msi(struct apic_bus *bus, uint64_t address, uint32_t data);
-/* The 8259's INTR: level on LINT0 of the boot cpu; `bus` is a struct apic_bus, typed for an irq_line. Any thread. */
+/* The 8259's INTR: level on LINT0 of the boot cpu; `bus` is a struct apic_bus, typed for an
+ * irq_line. Any thread. */
 void apic_bus_extint(void *bus, unsigned pin, int level);
 /* An edge on LINT1 of every cpu: the NMI button. Any thread. */
 void apic_bus_nmi(struct apic_bus *bus);
