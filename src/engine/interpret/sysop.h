@@ -57,9 +57,11 @@ struct sysop_entry {
 };
 
 /* Which function executes the instruction; {NULL} if none: the decoder then makes it #UD. */
-struct sysop_entry sysop_find(const ZydisDecodedInstruction *insn);       /* dispatches over the three below */
+struct sysop_entry sysop_find(const ZydisDecodedInstruction *insn);       /* dispatches over those below */
 struct sysop_entry sysop_find_system(const ZydisDecodedInstruction *insn); /* sysop_system.c: CRx, MSR, tables, HLT, CPUID, ... */
 struct sysop_entry sysop_find_transfer(const ZydisDecodedInstruction *insn); /* sysop_transfer.c: far transfers, INT, IRET, segment loads */
+struct sysop_entry sysop_find_flags(const ZydisDecodedInstruction *insn);   /* sysop_flags.c: PUSHF, POPF, STI, CLI, ... */
+struct sysop_entry sysop_find_port(const ZydisDecodedInstruction *insn);    /* sysop_port.c: IN, OUT, INS, OUTS */
 struct sysop_entry sysop_find_integer(const ZydisDecodedInstruction *insn); /* sysop_integer.c: BCD, BOUND, ENTER, PUSHA, ... */
 struct sysop_entry sysop_find_fpu(const ZydisDecodedInstruction *insn); /* sysop_fpu.c: FXSAVE, XSAVE, FNSTENV and their kin */
 
