@@ -33,9 +33,11 @@ struct agent_events {
 	void (*output)(void *ctx, enum agent_stream stream, const uint8_t *bytes, size_t count);
 	/* The stdin window grew: agent_stdin() will take bytes again. */
 	void (*stdin_room)(void *ctx);
-	/* The command is over, all its output was delivered. status as a shell says it: 0..255, 128 + signal. Last event. */
+	/* The command is over, all its output was delivered. status as a shell says it: 0..255, 128
+	 * + signal. Last event. */
 	void (*exited)(void *ctx, int status);
-	/* The guest broke the protocol, or could not do what was asked. One sentence. Last event. */
+	/* The guest broke the protocol, or could not do what was asked. One sentence. Last event.
+	 */
 	void (*failed)(void *ctx, const char *sentence);
 };
 
@@ -43,10 +45,11 @@ struct agent_events {
 
 struct agent_command {
 	const char *const *argv; /* NULL-terminated, at least one */
-	const char *const *env;	 /* NULL-terminated NAME=VALUE; NULL: the guest's default environment */
-	const char *cwd;	 /* NULL: the guest's default */
-	bool tty;		 /* a terminal in the guest: stderr arrives as stdout */
-	uint16_t rows, cols;	 /* tty only; 0: unknown */
+	const char *const
+		*env;        /* NULL-terminated NAME=VALUE; NULL: the guest's default environment */
+	const char *cwd;     /* NULL: the guest's default */
+	bool tty;            /* a terminal in the guest: stderr arrives as stdout */
+	uint16_t rows, cols; /* tty only; 0: unknown */
 };
 
 /* NULL with errno on failure. events and ctx are borrowed. */
@@ -56,7 +59,8 @@ struct chardev *agent_chardev(struct agent *agent);
 
 /* After ready, once. 0, or -E2BIG if arguments and environment exceed AGENT_COMMAND_MAX. */
 #define AGENT_COMMAND_MAX (128u << 10)
-int agent_run(struct agent *agent, const struct agent_command *command) __attribute__((warn_unused_result));
+int agent_run(struct agent *agent, const struct agent_command *command)
+	__attribute__((warn_unused_result));
 
 /* Bytes for the command's stdin; the number taken, 0 when the window is full. */
 size_t agent_stdin_room(const struct agent *agent);
