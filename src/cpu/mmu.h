@@ -35,6 +35,33 @@ static inline int mmu_write64(struct vcpu *v, uint64_t la, uint64_t x, enum mmu_
 int mmu_phys_read(struct vcpu *v, gpa_t gpa, void *bytes, unsigned len);
 int mmu_phys_write(struct vcpu *v, gpa_t gpa, const void *bytes, unsigned len);
 
+/*
+ * Instruction fetch: guest-physical address of the byte at la, with execute
+ * permission checked at the current privilege. The page is RAM or ROM, else
+ * *host is NULL (code in MMIO space: the engine reads it byte by byte).
+ */
+int mmu_fetch(struct vcpu *v, uint64_t la, gpa_t *gpa, const uint8_t **host);
+
+/*
+ * Host pointer for [la, la+len) if it lies in one page of plain writable RAM
+ * at the current privilege, else NULL (v->fault may then be set or not: the
+ * caller goes on by mmu_write, which tells). For locked and bulk operations.
+ */
+void *mmu_write_span(struct vcpu *v, uint64_t la, unsigned len);
+
+/* The listener on whose behalf this vcpu's stores are made. */
+struct page_listener *mmu_listener(struct vcpu *v);
+
+/* Soft state for a software engine: allocated by its vcpu_open. */
+struct page_listener;
+struct soft_mmu *mmu_new(struct page_listener *listener);
+void mmu_free(struct soft_mmu *mmu);
+/* Write grants for a page are withdrawn: drop write entries for it in every context. Owner thread. */
+void mmu_revoke_write(struct vcpu *v, gfn_t gfn);
+
+/* Data breakpoints: DR6 bits that accesses since the last call have hit. */
+uint64_t mmu_take_watch_hits(struct vcpu *v);
+
 /* Invalidations, called by cpu/control.c and the instructions of the same names. */
 void mmu_flush_all(struct vcpu *v);                             /* globals included */
 void mmu_flush_nonglobal(struct vcpu *v);                       /* current address space; globals stay */

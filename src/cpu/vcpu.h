@@ -226,6 +226,7 @@ struct soft {
 	uint8_t exit;    /* engine's own: why the trace returned */
 	uint32_t mode;   /* engine's mode word for decoding, kept by vcpu_mode_changed() */
 	uint32_t flat;   /* bit n: segment n has base 0 and covers all addresses of the mode */
+	uint64_t code_gen; /* names the (address space, mode) in which linear code addresses are valid now */
 	uint64_t value;  /* scalar result of a slow load, operand of a slow store */
 	uint64_t la;     /* linear address found by a checked address computation */
 	struct soft_mmu *mmu;
