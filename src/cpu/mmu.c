@@ -10,6 +10,7 @@
  * watchpoint on the page, and for writes a grant from the page authority.
  */
 #include "cpu/mmu.h"
+#include "base/assert.h"
 #include "base/bytes.h"
 #include "bus/bus.h"
 #include "cpu/excp.h"

@@ -204,6 +204,8 @@ struct lapic_port;
 struct stop_sink;
 struct engine;
 struct soft_mmu;
+struct insn;
+struct jump_entry;
 
 /*
  * The software engines' fast view of arch: the soft TLB of the current address
@@ -226,6 +228,8 @@ struct soft {
 	uint8_t exit;    /* engine's own: why the trace returned */
 	uint32_t mode;   /* engine's mode word for decoding, kept by vcpu_mode_changed() */
 	uint32_t flat;   /* bit n: segment n has base 0 and covers all addresses of the mode */
+	struct jump_entry *jumps; /* engine's cache of code addresses */
+	const struct insn *link_from; /* engine's own: the branch to be linked next */
 	uint64_t code_gen; /* names the (address space, mode) in which linear code addresses are valid now */
 	uint64_t value;  /* scalar result of a slow load, operand of a slow store */
 	uint64_t la;     /* linear address found by a checked address computation */

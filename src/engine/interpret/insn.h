@@ -47,8 +47,24 @@ _Static_assert(sizeof(struct insn) == 32, "two records a cache line");
 enum trace_exit {
 	TRACE_NEXT,   /* look up arch.rip and go on */
 	TRACE_FAULT,  /* v->fault is to be delivered */
+	TRACE_LINK,   /* as NEXT, and soft.link_from may point its link there */
 	TRACE_EVENTS, /* mode or interrupt state may have changed: look at everything */
 };
+
+/* What every record of a killed trace becomes: leave with the exact rip. */
+void insn_stale(struct vcpu *v, const struct insn *i);
+
+/* Cache of linear code addresses: valid while soft.code_gen is what it was when filled. */
+#define JUMP_BITS 12
+struct jump_entry {
+	uint64_t rip;
+	uint64_t gen;
+	struct insn *target;
+};
+static inline struct jump_entry *jump_slot(struct vcpu *v, uint64_t rip)
+{
+	return &v->soft.jumps[(rip ^ rip >> JUMP_BITS) & ((1u << JUMP_BITS) - 1)];
+}
 
 #ifdef INSULA_NO_TAIL_CALLS
 /* Sanitizer builds keep frames alive across calls: return to a loop instead. */
@@ -67,6 +83,50 @@ enum trace_exit {
 		(v)->arch.rip += (i)->offset;                                  \
 		(v)->soft.exit = TRACE_FAULT;                                  \
 		STOP(v);                                                       \
+	} while (0)
+
+/* As FAULT for a memory operand: a non-canonical stack reference is #SS, not #GP. */
+#define MEMORY_FAULT(v, i)                                                     \
+	do {                                                                   \
+		if ((v)->fault.vector == VEC_GP && (i)->seg == SEG_SS)         \
+			(v)->fault.vector = VEC_SS;                            \
+		FAULT(v, i);                                                   \
+	} while (0)
+
+/* Leave the trace with arch.rip = target. */
+#define LEAVE(v, where, why)                                                   \
+	do {                                                                   \
+		(v)->arch.rip = (where);                                       \
+		(v)->soft.exit = (why);                                        \
+		STOP(v);                                                       \
+	} while (0)
+
+/* Go on at a linear code address, wherever it is: the jump cache, else the dispatcher. */
+#define GO(v, where)                                                           \
+	do {                                                                   \
+		uint64_t go_rip = (where);                                     \
+		const struct jump_entry *go_e = jump_slot((v), go_rip);        \
+		if (unlikely(atomic_load_explicit(&(v)->req, memory_order_relaxed))) \
+			LEAVE(v, go_rip, TRACE_EVENTS);                        \
+		if (unlikely(go_e->rip != go_rip || go_e->gen != (v)->soft.code_gen)) \
+			LEAVE(v, go_rip, TRACE_NEXT);                          \
+		(v)->arch.rip = go_rip;                                        \
+		JUMP(v, go_e->target);                                         \
+	} while (0)
+
+/* A branch within the page, delta bytes from the trace's first: by its link. */
+#define GO_LINK(v, i, delta)                                                   \
+	do {                                                                   \
+		uint64_t go_rip = (v)->arch.rip + (uint64_t)(int64_t)(delta);  \
+		struct insn *go_t = (i)->link;                                 \
+		if (unlikely(atomic_load_explicit(&(v)->req, memory_order_relaxed))) \
+			LEAVE(v, go_rip, TRACE_EVENTS);                        \
+		if (unlikely(!go_t || go_t->handler == insn_stale)) {          \
+			(v)->soft.link_from = (i);                             \
+			LEAVE(v, go_rip, TRACE_LINK);                          \
+		}                                                              \
+		(v)->arch.rip = go_rip;                                        \
+		JUMP(v, go_t);                                                 \
 	} while (0)
 
 #define REG(v, off, type) (*(type *)((char *)(v) + (off)))
@@ -102,6 +162,9 @@ int mem_load_slow(struct vcpu *v, uint64_t la, unsigned size);
 int mem_store_slow(struct vcpu *v, uint64_t la, unsigned size); /* from soft.value */
 int mem_load_bounce(struct vcpu *v, uint64_t la, unsigned size);
 int mem_store_bounce(struct vcpu *v, uint64_t la, unsigned size);
+
+/* Read-modify-write: fault as a write would, then the value into soft.value; mem_store_slow follows. */
+int mem_rmw_slow(struct vcpu *v, uint64_t la, unsigned size);
 
 /* Arithmetic flags between soft.flags and arch.rflags. Shared code in src/cpu sees arch.rflags only after flags_to_arch. */
 static inline void flags_to_arch(struct vcpu *v)

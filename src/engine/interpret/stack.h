@@ -1,0 +1,12 @@
+/* The stack in any mode, for handlers that are not hot. -1: fault, nothing moved. */
+#ifndef INSULA_ENGINE_INTERPRET_STACK_H
+#define INSULA_ENGINE_INTERPRET_STACK_H
+
+#include "cpu/vcpu.h"
+
+int stack_push(struct vcpu *v, uint64_t value, unsigned size);
+/* The top of the stack into v->soft.value, and then its release. */
+int stack_peek(struct vcpu *v, unsigned size);
+void stack_release(struct vcpu *v, unsigned size);
+
+#endif
