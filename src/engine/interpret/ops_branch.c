@@ -12,7 +12,7 @@
 #include "engine/interpret/access.h"
 #include "engine/interpret/condition.h"
 #include "engine/interpret/ops.h"
-#include "engine/interpret/stack.h"
+#include "engine/interpret/near_stack.h"
 
 static inline uint64_t next_rip(const struct vcpu *v, const struct insn *i)
 {

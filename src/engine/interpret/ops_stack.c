@@ -6,7 +6,7 @@
 #include "cpu/segment.h"
 #include "engine/interpret/access.h"
 #include "engine/interpret/ops.h"
-#include "engine/interpret/stack.h"
+#include "engine/interpret/near_stack.h"
 
 #define RSP64 REG(v, RSP * 8, uint64_t)
 

@@ -1,6 +1,6 @@
 /* The stack in any mode, for handlers that are not hot. -1: fault, nothing moved. */
-#ifndef INSULA_ENGINE_INTERPRET_STACK_H
-#define INSULA_ENGINE_INTERPRET_STACK_H
+#ifndef INSULA_ENGINE_INTERPRET_NEAR_STACK_H
+#define INSULA_ENGINE_INTERPRET_NEAR_STACK_H
 
 #include "cpu/vcpu.h"
 
