@@ -228,7 +228,7 @@ static uint32_t mode_word(const struct vcpu *v)
 		unsigned n;
 
 		for (n = 0; n < 4; n++)
-			if ((a->dr[7] >> (2 * n) & 3) && !(a->dr[7] >> (16 + 4 * n) & 3))
+			if (a->dr[7] >> (2 * n) & 3)
 				mode |= MODE_BREAK;
 	}
 	if (a->cr0 & (CR0_EM | CR0_TS)) {

@@ -15,7 +15,7 @@
 #define MODE_CPL12 (1u << 6)    /* CPL is 1 or 2 */
 #define MODE_LONG (1u << 7)     /* EFER.LMA */
 #define MODE_TF (1u << 8)
-#define MODE_BREAK (1u << 9)    /* DR7 enables an instruction breakpoint */
+#define MODE_BREAK (1u << 9)    /* DR7 enables a breakpoint */
 #define MODE_FPU_NM (1u << 10)  /* CR0.EM or CR0.TS: x87 raises #NM */
 #define MODE_EM (1u << 11)      /* CR0.EM: MMX and SSE raise #UD */
 #define MODE_TS (1u << 12)      /* CR0.TS: MMX, SSE, AVX raise #NM */

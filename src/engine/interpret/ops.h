@@ -34,6 +34,8 @@ insn_handler *shift_handler(enum shift_op op, enum form1 form, unsigned size_log
 insn_handler *shift_double_handler(bool right, enum form1 form, unsigned size_log);
 
 insn_handler *mov_handler(enum form form, unsigned size_log);
+/* The A0-A3 opcodes with a 64-bit address, which is in imm. */
+insn_handler *mov_absolute_handler(bool store, unsigned size_log);
 /* Widening moves: from from_log to to_log. form RR, RA, RG. */
 insn_handler *movx_handler(bool sign, enum form form, unsigned from_log, unsigned to_log);
 insn_handler *lea_handler(unsigned size_log, bool full); /* full: 64-bit address arithmetic */
@@ -76,7 +78,7 @@ insn_handler *fused_handler(bool test, enum form form, unsigned size_log, unsign
 insn_handler *string_handler(unsigned opcode, unsigned size_log);
 
 void insn_nop(struct vcpu *v, const struct insn *i);
-void insn_fault_ud(struct vcpu *v, const struct insn *i); /* imm: vector */
+void insn_fence(struct vcpu *v, const struct insn *i);
 void insn_fault_imm(struct vcpu *v, const struct insn *i); /* imm: vector | error code << 8 | has error << 40 */
 void insn_sysop(struct vcpu *v, const struct insn *i);
 void insn_sysop_light(struct vcpu *v, const struct insn *i);

@@ -67,6 +67,36 @@ insn_handler *mov_handler(enum form form, unsigned size_log)
 	return table[size_log][form];
 }
 
+#define MOV_ABSOLUTE(S, T)                                                     \
+	static void load_absolute_##S(struct vcpu *v, const struct insn *i)    \
+	{                                                                      \
+		uint64_t la = i->imm + (i->seg >= SEG_FS ? v->arch.seg[i->seg].base : 0); \
+		T d;                                                           \
+		LOAD(T, d);                                                    \
+		SET(T, RAX * 8, d);                                            \
+		NEXT(v, i);                                                    \
+	}                                                                      \
+	static void store_absolute_##S(struct vcpu *v, const struct insn *i)   \
+	{                                                                      \
+		uint64_t la = i->imm + (i->seg >= SEG_FS ? v->arch.seg[i->seg].base : 0); \
+		STORE(T, REG(v, RAX * 8, T));                                  \
+		NEXT(v, i);                                                    \
+	}
+MOV_ABSOLUTE(0, uint8_t)
+MOV_ABSOLUTE(1, uint16_t)
+MOV_ABSOLUTE(2, uint32_t)
+MOV_ABSOLUTE(3, uint64_t)
+
+insn_handler *mov_absolute_handler(bool store, unsigned size_log)
+{
+	static insn_handler *const table[2][4] = {
+		{ load_absolute_0, load_absolute_1, load_absolute_2, load_absolute_3 },
+		{ store_absolute_0, store_absolute_1, store_absolute_2, store_absolute_3 },
+	};
+
+	return table[store][size_log];
+}
+
 /* Widening. The 32-bit destination of a zero extension also serves 64 bits. */
 #define MOVX(name, from, to)                                                   \
 	static void name##_rr(struct vcpu *v, const struct insn *i)            \
@@ -311,6 +341,13 @@ insn_handler *convert_handler(unsigned opcode, unsigned size_log)
 	static insn_handler *const table[2][3] = { { cbw, cwde, cdqe }, { cwd, cdq, cqo } };
 
 	return table[opcode & 1][size_log - 1];
+}
+
+/* Guest and host order memory alike; what reaches another vcpu needs the host's fence. */
+void insn_fence(struct vcpu *v, const struct insn *i)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	NEXT(v, i);
 }
 
 void insn_nop(struct vcpu *v, const struct insn *i)

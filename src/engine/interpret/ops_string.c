@@ -48,6 +48,9 @@ static inline struct ends ends_of(const struct vcpu *v, const struct insn *i)
 		e.plain = (v->soft.flat >> i->seg & 1) && (v->soft.flat >> SEG_ES & 1);
 		e.base = 0;
 	}
+	/* Single-stepped and watched code stops after every element. */
+	if (unlikely(v->soft.mode & (MODE_TF | MODE_BREAK)))
+		e.plain = false;
 	return e;
 }
 

@@ -1,0 +1,489 @@
+/*
+ * The interpreting engine: the dispatcher around traces. It finds or decodes
+ * the trace at rip, runs it, and between traces handles what a trace left
+ * behind: faults, interrupts, single steps, links.
+ *
+ * Invariant: whenever control is in this file, arch.rip is exact; inside a
+ * trace it is the address of the trace's first byte.
+ */
+#include "base/bytes.h"
+#include "bus/bus.h"
+#include "cpu/excp.h"
+#include "cpu/fpstate.h"
+#include "cpu/mode.h"
+#include "engine/engine.h"
+#include "engine/interpret/decode.h"
+#include "engine/interpret/ops.h"
+#include "engine/interpret/sysop.h"
+#include "engine/interpret/vector.h"
+#include <errno.h>
+#include <stdlib.h>
+
+#define POOL_BYTES (8u << 20)
+
+struct interpret {
+	struct trace_cache cache;
+	struct decoder decoder;
+	struct native_code *native;
+	struct trace *step; /* scratch for code that cannot be cached */
+	bool window;        /* an interrupt waits for IF: look at events after every instruction that may raise it */
+};
+
+/* Handlers that belong to no operation. */
+
+void insn_fault_imm(struct vcpu *v, const struct insn *i)
+{
+	v->fault = (struct excp){ .vector = (uint8_t)i->imm, .error = (uint32_t)(i->imm >> 8 & 0xffff),
+				  .has_error = i->imm >> 40 & 1 };
+	FAULT(v, i);
+}
+
+static void wrap_rip(struct vcpu *v)
+{
+	if (!(v->soft.mode & MODE_CODE64))
+		v->arch.rip &= v->soft.mode & MODE_CODE32 ? 0xffffffffu : 0xffffu;
+}
+
+void insn_stop(struct vcpu *v, const struct insn *i)
+{
+	v->arch.rip += i->offset;
+	wrap_rip(v);
+	v->soft.exit = TRACE_EVENTS;
+	STOP(v);
+}
+
+void insn_sysop(struct vcpu *v, const struct insn *i)
+{
+	const struct sysop *op = i->sysop;
+	int status;
+
+	v->arch.rip += i->offset;
+	flags_to_arch(v);
+	do
+		status = op->execute(v, op);
+	while (status == SYSOP_AGAIN && !atomic_load_explicit(&v->req, memory_order_relaxed));
+	flags_from_arch(v);
+	if (status == SYSOP_DONE) {
+		v->arch.rip += op->len;
+		wrap_rip(v);
+	}
+	v->soft.exit = status < 0 ? TRACE_FAULT : TRACE_EVENTS;
+	STOP(v);
+}
+
+void insn_sysop_light(struct vcpu *v, const struct insn *i)
+{
+	const struct sysop *op = i->sysop;
+	uint64_t base = v->arch.rip;
+	int status;
+
+	v->arch.rip = base + i->offset;
+	flags_to_arch(v);
+	do
+		status = op->execute(v, op);
+	while (status == SYSOP_AGAIN && !atomic_load_explicit(&v->req, memory_order_relaxed));
+	flags_from_arch(v);
+	if (unlikely(status != SYSOP_DONE)) {
+		v->soft.exit = status < 0 ? TRACE_FAULT : TRACE_EVENTS;
+		STOP(v);
+	}
+	v->arch.rip = base;
+	vcpu_fp_load(v); /* the operation may have called out */
+	NEXT(v, i);
+}
+
+static void run_trace(struct vcpu *v, const struct insn *i)
+{
+#ifdef INSULA_NO_TAIL_CALLS
+	while (i) {
+		i->handler(v, i);
+		i = (const struct insn *)(uintptr_t)v->soft.la;
+	}
+#else
+	i->handler(v, i);
+#endif
+}
+
+/* Instruction bytes from MMIO space, one at a time as a bus would deliver them. */
+static void fetch_from_bus(struct vcpu *v, gpa_t gpa, uint8_t *bytes, unsigned len)
+{
+	unsigned n;
+
+	for (n = 0; n < len; n++)
+		bytes[n] = (uint8_t)bus_read(v->mmio, gpa + n, 1);
+}
+
+static uint64_t linear_rip(const struct vcpu *v)
+{
+	if (v->soft.mode & MODE_CODE64)
+		return v->arch.rip;
+	return (uint32_t)(v->arch.seg[SEG_CS].base + v->arch.rip);
+}
+
+/*
+ * Decodes at rip. The result is cached unless the code is in MMIO space.
+ * NULL: the fetch faulted, v->fault says how. The caller has parked.
+ */
+static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la, gpa_t gpa, const uint8_t *host,
+			       unsigned most)
+{
+	uint8_t bytes[TRACE_MAX_BYTES + 32];
+	const uint8_t *host2;
+	unsigned avail = (unsigned)(PAGE_SIZE - (la & ~PAGE_MASK));
+	struct trace *t;
+	enum decode_status status;
+
+	if (avail > TRACE_MAX_BYTES)
+		avail = TRACE_MAX_BYTES;
+	for (;;) {
+		gpa_t gpa2 = ~0ull;
+		bool plain = host;
+
+		t = plain ? trace_begin(&in->cache) : in->step;
+		if (!t) {
+			trace_cache_flush(&in->cache);
+			native_code_reset(in->native);
+			continue;
+		}
+		if (host)
+			bytes_copy(bytes, host, avail);
+		else
+			fetch_from_bus(v, gpa, bytes, avail < 15 ? avail : 15);
+		status = decode_trace(&in->decoder, t, v->arch.rip, bytes, host || avail < 15 ? avail : 15,
+				      host ? most : 1);
+		if (status == DECODE_CROSSES) {
+			/* The rest of the instruction is on the next page, which may not be there. */
+			uint64_t next = (la & PAGE_MASK) + PAGE_SIZE;
+
+			if (!(v->soft.mode & MODE_CODE64))
+				next &= 0xffffffffu;
+			if (mmu_fetch(v, next, &gpa2, &host2))
+				return NULL;
+			if (host2)
+				bytes_copy(bytes + avail, host2, 16);
+			else
+				fetch_from_bus(v, gpa2, bytes + avail, 15);
+			if (!host2 && plain) {
+				t = in->step;
+				plain = false;
+			}
+			status = decode_trace(&in->decoder, t, v->arch.rip, bytes, avail + 15, 1);
+			if (status == DECODE_CROSSES)
+				status = DECODE_OK; /* cannot be: more than 15 bytes were offered */
+		}
+		if (status == DECODE_FULL) {
+			trace_cache_flush(&in->cache);
+			native_code_reset(in->native);
+			continue;
+		}
+		t->gpa = gpa;
+		t->gpa2 = gpa2 == ~0ull ? gpa2 : gpa2 & PAGE_MASK;
+		t->mode = v->soft.mode | (most == 1 ? MODE_STEP : 0);
+		if (!plain) {
+			t->dead = true; /* never found again */
+			return t;
+		}
+		if (trace_commit(&in->cache, t, bytes, host))
+			return t;
+	}
+}
+
+/* The trace at arch.rip, or NULL with a fault. */
+static struct trace *trace_at(struct vcpu *v, struct interpret *in, unsigned most)
+{
+	uint64_t la = linear_rip(v);
+	const uint8_t *host, *host2;
+	struct trace *t;
+	gpa_t gpa, gpa2;
+
+	if (unlikely(!(v->soft.mode & MODE_CODE64) && v->arch.rip > v->arch.seg[SEG_CS].limit)) {
+		excp_gp(v, 0);
+		return NULL;
+	}
+	if (mmu_fetch(v, la, &gpa, &host))
+		return NULL;
+	t = trace_find(&in->cache, gpa, v->soft.mode | (most == 1 ? MODE_STEP : 0));
+	if (t) {
+		bool usable = true;
+
+		if (unlikely(t->gpa2 != ~0ull)) {
+			/* A crossing instruction is what it was only if its second page is the same one. */
+			if (mmu_fetch(v, (la & PAGE_MASK) + PAGE_SIZE, &gpa2, &host2))
+				return NULL;
+			usable = (gpa2 & PAGE_MASK) == t->gpa2;
+		}
+		if (!(v->soft.mode & MODE_CODE64) && v->arch.rip + t->bytes - 1 > v->arch.seg[SEG_CS].limit)
+			usable = false;
+		if (likely(usable))
+			return t;
+	}
+	vcpu_fp_park(v);
+	return decode_at(v, in, la, gpa, host, most);
+}
+
+static void deliver_fault(struct vcpu *v)
+{
+	flags_to_arch(v);
+	excp_deliver(v, v->fault);
+	flags_from_arch(v);
+}
+
+/* #DB for an instruction breakpoint at rip, if one is set: a fault, before the instruction. */
+static bool code_breakpoint(struct vcpu *v)
+{
+	uint64_t la = linear_rip(v), hits = 0;
+	unsigned n;
+
+	if (v->arch.rflags & FLAG_RF)
+		return false;
+	for (n = 0; n < 4; n++) {
+		if ((v->arch.dr[7] >> (2 * n) & 3) && !(v->arch.dr[7] >> (16 + 4 * n) & 3) && v->arch.dr[n] == la)
+			hits |= 1ull << n;
+	}
+	if (!hits)
+		return false;
+	v->fault = (struct excp){ .vector = VEC_DB, .dr6 = hits };
+	return true;
+}
+
+/* Does delivery of this instruction's event swallow the single-step trap? */
+static bool swallows_step(const struct trace *t)
+{
+	const struct insn *i = &t->insns[0];
+
+	if (i->handler != insn_sysop)
+		return false;
+	switch (i->sysop->mnemonic) {
+	case ZYDIS_MNEMONIC_INT:
+	case ZYDIS_MNEMONIC_INT1:
+	case ZYDIS_MNEMONIC_INT3:
+	case ZYDIS_MNEMONIC_INTO:
+	case ZYDIS_MNEMONIC_SYSCALL:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
+ * Exactly one instruction (one iteration of a REP form may be one): used under
+ * TF, breakpoints, interrupt shadows and instruction budgets.
+ */
+static void step(struct vcpu *v, struct interpret *in)
+{
+	bool tf = v->arch.rflags & FLAG_TF, swallow;
+	uint8_t shadow = v->arch.shadow;
+	uint64_t hits = 0;
+	struct trace *t;
+
+	if ((v->soft.mode & MODE_BREAK) && shadow != SHADOW_MOV_SS && code_breakpoint(v)) {
+		deliver_fault(v);
+		return;
+	}
+	t = trace_at(v, in, 1);
+	if (!t) {
+		deliver_fault(v);
+		return;
+	}
+	swallow = tf && swallows_step(t);
+	v->arch.shadow = SHADOW_NONE;
+	vcpu_fp_load(v);
+	atomic_fetch_or_explicit(&v->req, REQ_SHADOW, memory_order_relaxed);
+	run_trace(v, &t->insns[0]);
+	atomic_fetch_and_explicit(&v->req, ~(uint32_t)REQ_SHADOW, memory_order_relaxed);
+	if (v->soft.exit == TRACE_FAULT) {
+		if (v->soft.mode & MODE_BREAK)
+			mmu_take_watch_hits(v);
+		deliver_fault(v);
+		return;
+	}
+	v->arch.rflags &= ~(uint64_t)FLAG_RF | (swallow ? FLAG_RF : 0);
+	if (v->soft.mode & MODE_BREAK)
+		hits = mmu_take_watch_hits(v);
+	if (v->arch.shadow == SHADOW_MOV_SS)
+		return; /* traps wait until the next instruction is done too */
+	if ((tf && !(swallow && !(v->arch.rflags & FLAG_TF))) || hits) {
+		v->fault = (struct excp){ .vector = VEC_DB, .type = EXCP_TRAP, .dr6 = hits | (tf ? 1ull << 14 : 0) };
+		deliver_fault(v);
+	}
+}
+
+/* Requests and events between traces. True if run() must return *why. */
+static bool attend(struct vcpu *v, struct interpret *in, enum vcpu_exit *why)
+{
+	uint32_t req = atomic_load_explicit(&v->req, memory_order_acquire);
+
+	if (req & REQ_CODE) {
+		atomic_fetch_and(&v->req, ~(uint32_t)REQ_CODE);
+		trace_cache_hear(&in->cache);
+	}
+	if (req & REQ_FLUSH) {
+		atomic_fetch_and(&v->req, ~(uint32_t)REQ_FLUSH);
+		mmu_flush_all(v);
+	}
+	if (req & REQ_PAUSE) {
+		*why = EXIT_REQUEST;
+		return true;
+	}
+	if ((req & ~(uint32_t)(REQ_CODE | REQ_FLUSH)) || in->window || v->arch.activity != ACTIVITY_RUN ||
+	    v->arch.event.pending) {
+		flags_to_arch(v);
+		vcpu_events(v);
+		flags_from_arch(v);
+		/* Polling req at every branch while IF is clear would be slow; we look whenever IF may rise instead. */
+		in->window = atomic_load_explicit(&v->req, memory_order_relaxed) & REQ_WINDOW;
+		if (in->window)
+			atomic_fetch_and(&v->req, ~(uint32_t)REQ_WINDOW);
+	}
+	if (likely(v->arch.activity == ACTIVITY_RUN))
+		return false;
+	if (v->arch.activity == ACTIVITY_SHUTDOWN)
+		*why = EXIT_SHUTDOWN;
+	else
+		*why = EXIT_HALT;
+	return true;
+}
+
+static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
+{
+	struct interpret *in = v->engine_priv;
+	enum vcpu_exit why;
+	bool look = true;
+
+	for (;;) {
+		struct trace *t;
+		const struct insn *from;
+		uint64_t flushes;
+
+		if (look || atomic_load_explicit(&v->req, memory_order_relaxed)) {
+			if (attend(v, in, &why))
+				return why;
+			look = false;
+		}
+		if (max_insns != RUN_UNLIMITED && !max_insns--)
+			return EXIT_BUDGET;
+		if (unlikely(max_insns != RUN_UNLIMITED || v->arch.shadow || (v->soft.mode & (MODE_TF | MODE_BREAK)))) {
+			step(v, in);
+			look = true;
+			continue;
+		}
+		from = v->soft.link_from;
+		v->soft.link_from = NULL;
+		flushes = in->cache.flushes;
+		t = trace_at(v, in, TRACE_MAX_INSNS);
+		if (unlikely(!t)) {
+			deliver_fault(v);
+			look = true;
+			continue;
+		}
+		if (!t->dead) {
+			struct jump_entry *e = jump_slot(v, v->arch.rip);
+
+			*e = (struct jump_entry){ v->arch.rip, v->soft.code_gen, t->insns };
+			/* decode_at may have emptied the pool and with it the branch we came from. */
+			if (from && flushes == in->cache.flushes && t->gpa2 == ~0ull)
+				((struct insn *)(uintptr_t)from)->link = t->insns;
+		}
+		v->arch.rflags &= ~(uint64_t)FLAG_RF;
+		vcpu_fp_load(v);
+		run_trace(v, t->insns);
+		switch (v->soft.exit) {
+		case TRACE_FAULT:
+			deliver_fault(v);
+			look = true;
+			break;
+		case TRACE_EVENTS:
+			look = true;
+			break;
+		default:
+			break;
+		}
+	}
+}
+
+static int interpret_open(struct vcpu *v, const char **error)
+{
+	struct interpret *in = calloc(1, sizeof(*in));
+
+	*error = "out of memory for the interpreter";
+	if (!in)
+		return -ENOMEM;
+	if (trace_cache_open(&in->cache, v, POOL_BYTES))
+		goto fail_free;
+	in->native = native_code_new(error);
+	if (!in->native)
+		goto fail_cache;
+	in->step = malloc(sizeof(struct trace) + (TRACE_MAX_INSNS + 1) * sizeof(struct insn));
+	v->soft.mmu = mmu_new(&in->cache.listener);
+	if (!in->step || !v->soft.mmu)
+		goto fail_all;
+	decoder_init(&in->decoder, v, &in->cache, in->native);
+	v->soft.jumps = in->cache.jumps;
+	v->engine_priv = in;
+	return 0;
+
+fail_all:
+	*error = "out of memory for the interpreter";
+	free(in->step);
+	mmu_free(v->soft.mmu);
+	v->soft.mmu = NULL;
+	native_code_free(in->native);
+fail_cache:
+	trace_cache_close(&in->cache);
+fail_free:
+	free(in);
+	return -ENOMEM;
+}
+
+static void interpret_close(struct vcpu *v)
+{
+	struct interpret *in = v->engine_priv;
+
+	if (!in)
+		return;
+	trace_cache_close(&in->cache);
+	native_code_free(in->native);
+	mmu_free(v->soft.mmu);
+	free(in->step);
+	free(in);
+	v->engine_priv = NULL;
+	v->soft.mmu = NULL;
+	v->soft.jumps = NULL;
+}
+
+static void interpret_enter(struct vcpu *v)
+{
+	v->arch.zero = 0;
+	flags_from_arch(v);
+	mmu_flush_all(v);
+	mmu_switch(v, v->arch.cr4 & CR4_PCIDE ? (unsigned)(v->arch.cr3 & 0xfff) : 0, false);
+	vcpu_mode_changed(v);
+}
+
+static void interpret_leave(struct vcpu *v)
+{
+	struct interpret *in = v->engine_priv;
+
+	flags_to_arch(v);
+	vcpu_fp_park(v);
+	if (in->window) {
+		in->window = false;
+		atomic_fetch_or(&v->req, REQ_WINDOW);
+	}
+}
+
+/* A running vcpu sees its request at the next branch; nothing more is needed. */
+static void interpret_kick(struct vcpu *v)
+{
+	(void)v;
+}
+
+const struct engine engine_interpret = {
+	.name = "interpret",
+	.vcpu_open = interpret_open,
+	.vcpu_close = interpret_close,
+	.enter = interpret_enter,
+	.run = interpret_run,
+	.leave = interpret_leave,
+	.kick = interpret_kick,
+};

@@ -1,0 +1,317 @@
+/*
+ * The trace cache: look-up, registration on code pages, and death. A trace
+ * dies by having every record's handler replaced with insn_stale: whoever
+ * runs it, links to it or finds it in the jump cache leaves at once with an
+ * exact rip, and nobody has to be searched for.
+ */
+#include "engine/interpret/trace.h"
+#include "base/bytes.h"
+#include "cpu/post.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+void insn_stale(struct vcpu *v, const struct insn *i)
+{
+	v->arch.rip += i->offset;
+	if (!(v->arch.seg[SEG_CS].attr & SEG_L) || !vcpu_long_mode(v))
+		v->arch.rip &= 0xffffffffu;
+	v->soft.exit = TRACE_NEXT;
+	STOP(v);
+}
+
+static unsigned trace_slot(gpa_t gpa, uint32_t mode)
+{
+	uint64_t x = gpa ^ (uint64_t)mode << 7 ^ gpa >> TRACE_HASH_BITS;
+
+	return (unsigned)(x & ((1u << TRACE_HASH_BITS) - 1));
+}
+
+static struct code_page **page_slot(struct trace_cache *c, gfn_t gfn)
+{
+	return &c->pages[(gfn ^ gfn >> PAGE_HASH_BITS) & ((1u << PAGE_HASH_BITS) - 1)];
+}
+
+static struct code_page *page_find(struct trace_cache *c, gfn_t gfn)
+{
+	struct code_page *p = *page_slot(c, gfn);
+
+	while (p && p->gfn != gfn)
+		p = p->hash_next;
+	return p;
+}
+
+struct trace *trace_find(struct trace_cache *c, gpa_t gpa, uint32_t mode)
+{
+	struct trace *t = c->hash[trace_slot(gpa, mode)];
+
+	while (t && (t->gpa != gpa || t->mode != mode))
+		t = t->hash_next;
+	return t;
+}
+
+static void hash_remove(struct trace_cache *c, struct trace *t)
+{
+	struct trace **where = &c->hash[trace_slot(t->gpa, t->mode)];
+
+	while (*where && *where != t)
+		where = &(*where)->hash_next;
+	if (*where)
+		*where = t->hash_next;
+}
+
+static void trace_kill(struct trace_cache *c, struct trace *t)
+{
+	unsigned n;
+
+	if (t->dead)
+		return;
+	t->dead = true;
+	for (n = 0; n <= t->count; n++)
+		t->insns[n].handler = insn_stale;
+	hash_remove(c, t);
+	c->killed++;
+}
+
+/* Which of a trace's two lists belongs to page gfn. */
+static unsigned list_of(const struct trace *t, gfn_t gfn)
+{
+	return t->gpa >> PAGE_SHIFT == gfn ? 0 : 1;
+}
+
+/* Does the trace use any byte of [offset, offset+len) in this page? */
+static bool touches(const struct trace *t, gfn_t gfn, unsigned offset, unsigned len)
+{
+	unsigned first, last;
+
+	if (list_of(t, gfn) == 0) {
+		first = (unsigned)(t->gpa & ~PAGE_MASK);
+		last = first + t->bytes - 1;
+	} else {
+		first = 0;
+		last = (unsigned)((t->gpa + t->bytes - 1) & ~PAGE_MASK);
+	}
+	return first < offset + len && offset <= last;
+}
+
+static void code_changed_here(struct trace_cache *c, gfn_t gfn, unsigned offset, unsigned len)
+{
+	struct code_page *p = page_find(c, gfn);
+	struct trace **where;
+
+	if (!p)
+		return;
+	where = &p->traces;
+	while (*where) {
+		struct trace *t = *where;
+		struct trace **next = &t->page_next[list_of(t, gfn)];
+
+		if (t->dead || touches(t, gfn, offset, len)) {
+			trace_kill(c, t);
+			*where = *next;
+		} else {
+			where = next;
+		}
+	}
+	if (!p->traces)
+		page_drop_code(c->v->ram, &c->listener, gfn);
+}
+
+/* Another thread's news: queue and make the owner look. */
+static void announce(struct trace_cache *c, gfn_t gfn, unsigned offset, unsigned len)
+{
+	spin_lock(&c->lock);
+	if (c->news_count < NEWS_MAX)
+		c->news[c->news_count++] = (struct news){ gfn, (uint16_t)offset, (uint16_t)len };
+	else
+		c->news_overflow = true;
+	spin_unlock(&c->lock);
+	vcpu_request(c->v, REQ_CODE);
+}
+
+static void on_code_changed(struct page_listener *listener, struct page_listener *self, gfn_t gfn, unsigned offset,
+			    unsigned len)
+{
+	struct trace_cache *c = (struct trace_cache *)listener;
+
+	if (listener == self)
+		code_changed_here(c, gfn, offset, len);
+	else
+		announce(c, gfn, offset, len);
+}
+
+static void on_revoke_write(struct page_listener *listener, struct page_listener *self, gfn_t gfn)
+{
+	struct trace_cache *c = (struct trace_cache *)listener;
+
+	if (listener == self)
+		mmu_revoke_write(c->v, gfn);
+	else
+		announce(c, gfn, 0, 0);
+}
+
+void trace_cache_hear(struct trace_cache *c)
+{
+	struct news news[NEWS_MAX];
+	unsigned count, n;
+	bool overflow;
+
+	spin_lock(&c->lock);
+	count = c->news_count;
+	overflow = c->news_overflow;
+	for (n = 0; n < count; n++)
+		news[n] = c->news[n];
+	c->news_count = 0;
+	c->news_overflow = false;
+	spin_unlock(&c->lock);
+	if (overflow) {
+		trace_cache_flush(c);
+		mmu_flush_all(c->v);
+		return;
+	}
+	for (n = 0; n < count; n++) {
+		if (news[n].len)
+			code_changed_here(c, news[n].gfn, news[n].offset, news[n].len);
+		else
+			mmu_revoke_write(c->v, news[n].gfn);
+	}
+}
+
+void trace_cache_flush(struct trace_cache *c)
+{
+	unsigned n;
+
+	for (n = 0; n < 1u << PAGE_HASH_BITS; n++) {
+		struct code_page *p;
+
+		for (p = c->pages[n]; p; p = p->hash_next)
+			if (p->traces)
+				page_drop_code(c->v->ram, &c->listener, p->gfn);
+		c->pages[n] = NULL;
+	}
+	for (n = 0; n < 1u << TRACE_HASH_BITS; n++)
+		c->hash[n] = NULL;
+	for (n = 0; n < 1u << JUMP_BITS; n++)
+		c->jumps[n].gen = 0;
+	c->bottom = c->pool;
+	c->top = c->pool + c->pool_bytes;
+	c->v->soft.link_from = NULL;
+	c->flushes++;
+}
+
+int trace_cache_open(struct trace_cache *c, struct vcpu *v, size_t pool_bytes)
+{
+	c->listener.code_changed = on_code_changed;
+	c->listener.revoke_write = on_revoke_write;
+	c->v = v;
+	c->pool_bytes = pool_bytes;
+	c->pool = mmap(NULL, pool_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	c->hash = calloc(1u << TRACE_HASH_BITS, sizeof(*c->hash));
+	c->pages = calloc(1u << PAGE_HASH_BITS, sizeof(*c->pages));
+	c->jumps = calloc(1u << JUMP_BITS, sizeof(*c->jumps));
+	if (c->pool == MAP_FAILED || !c->hash || !c->pages || !c->jumps) {
+		if (c->pool == MAP_FAILED)
+			c->pool = NULL;
+		trace_cache_close(c);
+		return -ENOMEM;
+	}
+	c->bottom = c->pool;
+	c->top = c->pool + pool_bytes;
+	page_listener_add(v->ram, &c->listener);
+	return 0;
+}
+
+void trace_cache_close(struct trace_cache *c)
+{
+	if (c->v && c->pool && c->jumps) {
+		trace_cache_flush(c);
+		page_listener_remove(c->v->ram, &c->listener);
+	}
+	if (c->pool)
+		munmap(c->pool, c->pool_bytes);
+	free(c->hash);
+	free(c->pages);
+	free(c->jumps);
+	c->pool = NULL;
+	c->hash = NULL;
+	c->pages = NULL;
+	c->jumps = NULL;
+}
+
+struct trace *trace_begin(struct trace_cache *c)
+{
+	size_t most = sizeof(struct trace) + (TRACE_MAX_INSNS + 1) * sizeof(struct insn);
+
+	return (size_t)(c->top - c->bottom) < most + 4096 ? NULL : (struct trace *)c->bottom;
+}
+
+void *trace_pool_take(struct trace_cache *c, size_t bytes)
+{
+	size_t most = sizeof(struct trace) + (TRACE_MAX_INSNS + 1) * sizeof(struct insn);
+
+	bytes = (bytes + 15) & ~(size_t)15;
+	if ((size_t)(c->top - c->bottom) < most + bytes)
+		return NULL;
+	c->top -= bytes;
+	return c->top;
+}
+
+static uint64_t granules(unsigned first, unsigned last)
+{
+	unsigned a = first / 64, b = last / 64;
+
+	return (~0ull >> (63 - (b - a))) << a;
+}
+
+static bool page_register(struct trace_cache *c, struct trace *t, gfn_t gfn, unsigned first, unsigned last)
+{
+	struct code_page *p = page_find(c, gfn);
+	unsigned list = list_of(t, gfn);
+
+	if (!p) {
+		struct code_page **slot = page_slot(c, gfn);
+
+		p = trace_pool_take(c, sizeof(*p));
+		if (!p)
+			return false;
+		p->gfn = gfn;
+		p->traces = NULL;
+		p->hash_next = *slot;
+		*slot = p;
+	}
+	page_add_code(c->v->ram, &c->listener, gfn, granules(first, last));
+	t->page_next[list] = p->traces;
+	p->traces = t;
+	return true;
+}
+
+bool trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded, const uint8_t *host)
+{
+	unsigned first = (unsigned)(t->gpa & ~PAGE_MASK), last = first + t->bytes - 1;
+	unsigned slot = trace_slot(t->gpa, t->mode);
+	bool crosses = last >= PAGE_SIZE;
+
+	t->dead = false;
+	t->page_next[0] = t->page_next[1] = NULL;
+	if (!page_register(c, t, t->gpa >> PAGE_SHIFT, first, crosses ? PAGE_SIZE - 1 : last))
+		return false;
+	/* From here on the trace is reachable by a kill, so its memory is spent even if we say no. */
+	c->bottom = (uint8_t *)&t->insns[t->count + 1];
+	c->bottom += -(uintptr_t)c->bottom & 63;
+	t->hash_next = c->hash[slot];
+	c->hash[slot] = t;
+	if (crosses && !page_register(c, t, t->gpa2 >> PAGE_SHIFT, 0, last - PAGE_SIZE)) {
+		trace_kill(c, t);
+		return false;
+	}
+	/*
+	 * The page is watched only since page_add_code; a store by another thread
+	 * may have slipped in after we copied the bytes. Looking again closes that.
+	 */
+	if (!bytes_equal(decoded, host, crosses ? PAGE_SIZE - first : t->bytes)) {
+		trace_kill(c, t);
+		return false;
+	}
+	c->decoded += t->count;
+	return true;
+}
