@@ -102,6 +102,12 @@ void pci_chipset_fini(struct pci_host *host)
 	pci_function_fini(&host->bridge);
 }
 
+void pci_chipset_follow(struct pci_host *host)
+{
+	update_routes(host);
+	pci_chipset_place_ecam(host);
+}
+
 /* What firmware sets up: PIRQs shared over ISA IRQ 10 and 11, level-triggered in the 8259's ELCR.
  */
 void pci_chipset_assign(struct pci_host *host)

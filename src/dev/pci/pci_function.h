@@ -16,7 +16,8 @@
 #include "bus/bus.h"
 
 struct pci_host;
-struct state_table;
+struct state_reader;
+struct state_writer;
 
 #define PCI_CONFIG_BYTES     256
 #define PCI_BARS             6
@@ -63,6 +64,12 @@ struct pci_function_ops {
 	void (*reset)(void *dev);
 	void (*quiesce)(void *dev);
 	void (*resume)(void *dev);
+	/*
+	 * What the device keeps beside its pci_function_state, in sections whose
+	 * names begin with `name`. Quiesced. Load: 0, or -errno with a sentence in the reader.
+	 */
+	void (*save)(void *dev, const char *name, struct state_writer *writer);
+	int (*load)(void *dev, const char *name, struct state_reader *reader);
 };
 
 struct pci_function {

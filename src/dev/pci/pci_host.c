@@ -53,11 +53,11 @@ static uint64_t port_read(void *dev, uint64_t offset, unsigned size)
 	uint32_t address;
 
 	pthread_mutex_lock(&host->lock);
-	address = host->config_address;
+	address = host->state.config_address;
 	if (offset == 0 && size == 4)
 		value = address;
 	else if (offset == RESET_CONTROL_PORT - CONFIG_ADDRESS_PORT && size == 1)
-		value = host->reset_control;
+		value = host->state.reset_control;
 	else if (offset >= CONFIG_DATA && size <= 4 && offset + size <= CONFIG_PORTS &&
 		 (address & CONFIG_ENABLE))
 		value = config_read(host, (address >> 16) & 0xff, (address >> 8) & 0xff,
@@ -73,12 +73,12 @@ static void port_write(void *dev, uint64_t offset, unsigned size, uint64_t value
 	bool reset = false;
 
 	pthread_mutex_lock(&host->lock);
-	address = host->config_address;
+	address = host->state.config_address;
 	if (offset == 0 && size == 4) {
-		host->config_address = (uint32_t)value & 0x80fffffcu;
+		host->state.config_address = (uint32_t)value & 0x80fffffcu;
 	} else if (offset == RESET_CONTROL_PORT - CONFIG_ADDRESS_PORT && size == 1) {
-		reset = (value & RESET_CPU) && !(host->reset_control & RESET_CPU);
-		host->reset_control = value & 0x0e;
+		reset = (value & RESET_CPU) && !(host->state.reset_control & RESET_CPU);
+		host->state.reset_control = value & 0x0e;
 	} else if (offset >= CONFIG_DATA && size <= 4 && offset + size <= CONFIG_PORTS &&
 		   (address & CONFIG_ENABLE)) {
 		config_write(host, (address >> 16) & 0xff, (address >> 8) & 0xff,
@@ -149,9 +149,7 @@ bool pci_chipset_place_ecam(struct pci_host *host)
 	return removed;
 }
 
-/* The first function at or after *cursor in slot order, NULL at the end; the cursor moves past it.
- */
-static struct pci_function *next_function(struct pci_host *host, unsigned *cursor)
+struct pci_function *pci_host_next(struct pci_host *host, unsigned *cursor)
 {
 	while (*cursor < PCI_SLOTS * PCI_FUNCTIONS) {
 		struct pci_function *fn =
@@ -168,7 +166,7 @@ void pci_host_retry_bars(struct pci_host *host)
 {
 	struct pci_function *fn;
 
-	for (unsigned cursor = 0; (fn = next_function(host, &cursor));)
+	for (unsigned cursor = 0; (fn = pci_host_next(host, &cursor));)
 		pci_function_place_bars(fn);
 	pci_chipset_place_ecam(host);
 }
@@ -212,7 +210,7 @@ void pci_host_free(struct pci_host *host)
 	if (!host)
 		return;
 	pci_chipset_fini(host);
-	ASSERT(!next_function(host, &cursor));
+	ASSERT(!pci_host_next(host, &cursor));
 	bus_remove(host->config.pio, CONFIG_ADDRESS_PORT, host);
 	if (host->ecam_mapped)
 		bus_remove(host->config.mmio, host->ecam_base, host);
@@ -242,7 +240,7 @@ int pci_host_assign(struct pci_host *host)
 	int err = 0;
 
 	pthread_mutex_lock(&host->lock);
-	for (unsigned cursor = 0; !err && (fn = next_function(host, &cursor));) {
+	for (unsigned cursor = 0; !err && (fn = pci_host_next(host, &cursor));) {
 		uint8_t *config = fn->state.config;
 		uint32_t command = pci_config_get(config, PCI_COMMAND, 2);
 
@@ -284,14 +282,14 @@ void pci_host_reset(struct pci_host *host)
 {
 	struct pci_function *fn;
 
-	for (unsigned cursor = 0; (fn = next_function(host, &cursor));)
+	for (unsigned cursor = 0; (fn = pci_host_next(host, &cursor));)
 		if (fn->ops && fn->ops->reset)
 			fn->ops->reset(fn->dev);
 	pthread_mutex_lock(&host->lock);
-	for (unsigned cursor = 0; (fn = next_function(host, &cursor));)
+	for (unsigned cursor = 0; (fn = pci_host_next(host, &cursor));)
 		pci_function_reset(fn);
-	host->config_address = 0;
-	host->reset_control = 0;
+	host->state.config_address = 0;
+	host->state.reset_control = 0;
 	pci_chipset_place_ecam(host);
 	pthread_mutex_unlock(&host->lock);
 }
@@ -302,7 +300,7 @@ void pci_host_each_pin(struct pci_host *host,
 {
 	struct pci_function *fn;
 
-	for (unsigned cursor = 0; (fn = next_function(host, &cursor));)
+	for (unsigned cursor = 0; (fn = pci_host_next(host, &cursor));)
 		if (fn->initial[PCI_INTERRUPT_PIN])
 			visit(ctx, fn->slot, fn->function, fn->initial[PCI_INTERRUPT_PIN] - 1u);
 }
@@ -311,7 +309,7 @@ void pci_host_quiesce(struct pci_host *host)
 {
 	struct pci_function *fn;
 
-	for (unsigned cursor = 0; (fn = next_function(host, &cursor));)
+	for (unsigned cursor = 0; (fn = pci_host_next(host, &cursor));)
 		if (fn->ops && fn->ops->quiesce)
 			fn->ops->quiesce(fn->dev);
 }
@@ -320,7 +318,7 @@ void pci_host_resume(struct pci_host *host)
 {
 	struct pci_function *fn;
 
-	for (unsigned cursor = 0; (fn = next_function(host, &cursor));)
+	for (unsigned cursor = 0; (fn = pci_host_next(host, &cursor));)
 		if (fn->ops && fn->ops->resume)
 			fn->ops->resume(fn->dev);
 }

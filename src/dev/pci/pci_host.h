@@ -24,6 +24,8 @@
 
 struct pci_host;
 struct pci_function;
+struct state_reader;
+struct state_writer;
 
 #define PCI_PIRQS       8 /* PIRQA..PIRQH, which are GSI 16..23 */
 #define PCI_GSI_BASE    16
@@ -80,5 +82,14 @@ void pci_host_each_pin(struct pci_host *host,
  */
 void pci_host_quiesce(struct pci_host *host);
 void pci_host_resume(struct pci_host *host);
+
+/*
+ * The state of the host and of every function, the devices behind them
+ * included; between quiesce and resume. Load expects the same set of devices:
+ * 0, or -errno with a sentence in the reader, and then the machine must not run.
+ */
+void pci_host_save(struct pci_host *host, struct state_writer *writer);
+int pci_host_load(struct pci_host *host, struct state_reader *reader)
+	__attribute__((warn_unused_result));
 
 #endif

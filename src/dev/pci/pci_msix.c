@@ -112,34 +112,46 @@ static uint64_t msix_read(void *dev, uint64_t offset, unsigned size)
 	return value;
 }
 
+/* The bits of one byte of the table that exist. */
+static uint8_t table_byte(uint64_t at, uint8_t byte)
+{
+	switch (at % PCI_MSIX_ENTRY_BYTES) {
+	case PCI_MSIX_ENTRY_LOWER_ADDR:
+		return byte & 0xfc;
+	case ENTRY_CONTROL:
+		return byte & ENTRY_MASKED;
+	case ENTRY_CONTROL + 1:
+	case ENTRY_CONTROL + 2:
+	case ENTRY_CONTROL + 3:
+		return 0;
+	default:
+		return byte;
+	}
+}
+
 static void msix_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
 {
 	struct pci_function *fn = dev;
 	unsigned table_bytes = fn->msix_vectors * PCI_MSIX_ENTRY_BYTES;
 
 	pthread_mutex_lock(&fn->msix_lock);
-	for (unsigned i = 0; i < size; i++) {
-		uint64_t at = offset + i;
-		uint8_t byte = (uint8_t)(value >> (8 * i));
-
-		if (at >= table_bytes)
-			break;
-		switch (at % PCI_MSIX_ENTRY_BYTES) {
-		case PCI_MSIX_ENTRY_LOWER_ADDR:
-			byte &= 0xfc;
-			break;
-		case ENTRY_CONTROL:
-			byte &= ENTRY_MASKED;
-			break;
-		case ENTRY_CONTROL + 1:
-		case ENTRY_CONTROL + 2:
-		case ENTRY_CONTROL + 3:
-			byte = 0;
-			break;
-		}
-		fn->state.msix_table[at] = byte;
-	}
+	for (unsigned i = 0; i < size && offset + i < table_bytes; i++)
+		fn->state.msix_table[offset + i] =
+			table_byte(offset + i, (uint8_t)(value >> (8 * i)));
 	send_pending(fn);
+	pthread_mutex_unlock(&fn->msix_lock);
+}
+
+void pci_msix_adopt(struct pci_function *fn, const struct pci_function_state *loaded)
+{
+	unsigned table_bytes = fn->msix_vectors * PCI_MSIX_ENTRY_BYTES;
+
+	pthread_mutex_lock(&fn->msix_lock);
+	for (unsigned i = 0; i < table_bytes; i++)
+		fn->state.msix_table[i] = table_byte(i, loaded->msix_table[i]);
+	fn->state.msix_pending = loaded->msix_pending;
+	if (fn->msix_vectors < 64)
+		fn->state.msix_pending &= (1ull << fn->msix_vectors) - 1;
 	pthread_mutex_unlock(&fn->msix_lock);
 }
 

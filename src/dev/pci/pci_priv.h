@@ -27,13 +27,17 @@
 #define RESET_CONTROL_PORT 0xcf9
 #define RESET_CPU          0x04
 
+struct pci_host_state {
+	uint32_t config_address; /* port 0xcf8 */
+	uint8_t reset_control;	 /* port 0xcf9 */
+};
+
 struct pci_host {
 	struct pci_host_config config;
 
 	pthread_mutex_t lock; /* configuration space, BAR placement, the slots */
 	struct pci_function *functions[PCI_SLOTS][PCI_FUNCTIONS];
-	uint32_t config_address; /* port 0xcf8 */
-	uint8_t reset_control;   /* port 0xcf9 */
+	struct pci_host_state state;
 	bool ecam_mapped;
 	uint64_t ecam_base;
 
@@ -51,6 +55,9 @@ struct pci_function *pci_host_function(struct pci_host *host, unsigned slot, uns
 /* Some region left the bus: BARs that found their place taken may fit now. Lock held. */
 void pci_host_retry_bars(struct pci_host *host);
 
+/* The first function at or after *cursor in slot order, NULL at the end; the cursor moves past it. */
+struct pci_function *pci_host_next(struct pci_host *host, unsigned *cursor);
+
 /* pci_function.c; configuration lock held */
 uint32_t pci_function_config_read(struct pci_function *fn, unsigned offset, unsigned size);
 void pci_function_config_write(struct pci_function *fn, unsigned offset, unsigned size,
@@ -64,16 +71,19 @@ void pci_function_mirror(struct pci_function *fn);
 extern const struct bus_ops pci_msix_ops;
 void pci_msix_mirror(struct pci_function *fn, uint16_t control);
 void pci_msix_reset(struct pci_function *fn);
+/* Takes over a loaded table, as far as a guest could have written it. */
+void pci_msix_adopt(struct pci_function *fn, const struct pci_function_state *loaded);
 
 /* pci_intx.c */
 void pci_intx_mirror(struct pci_function *fn, bool disabled);
 void pci_intx_set_route(struct pci_host *host, unsigned pirq, uint8_t route);
 void pci_intx_remove(struct pci_function *fn);
 
-/* pci_chipset.c */
+/* pci_chipset.c; configuration lock held */
 int pci_chipset_init(struct pci_host *host);
 void pci_chipset_fini(struct pci_host *host);
 void pci_chipset_assign(struct pci_host *host);
+void pci_chipset_follow(struct pci_host *host); /* routes and ECAM, after configuration was loaded */
 bool pci_chipset_place_ecam(struct pci_host *host);
 
 #endif
