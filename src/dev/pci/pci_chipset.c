@@ -106,6 +106,7 @@ void pci_chipset_follow(struct pci_host *host)
 {
 	update_routes(host);
 	pci_chipset_place_ecam(host);
+	pci_host_retry_bars(host);
 }
 
 /* What firmware sets up: PIRQs shared over ISA IRQ 10 and 11, level-triggered in the 8259's ELCR.

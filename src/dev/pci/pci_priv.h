@@ -29,7 +29,7 @@
 
 struct pci_host_state {
 	uint32_t config_address; /* port 0xcf8 */
-	uint8_t reset_control;	 /* port 0xcf9 */
+	uint8_t reset_control;   /* port 0xcf9 */
 };
 
 struct pci_host {
@@ -55,7 +55,8 @@ struct pci_function *pci_host_function(struct pci_host *host, unsigned slot, uns
 /* Some region left the bus: BARs that found their place taken may fit now. Lock held. */
 void pci_host_retry_bars(struct pci_host *host);
 
-/* The first function at or after *cursor in slot order, NULL at the end; the cursor moves past it. */
+/* The first function at or after *cursor in slot order, NULL at the end; the cursor moves past it.
+ */
 struct pci_function *pci_host_next(struct pci_host *host, unsigned *cursor);
 
 /* pci_function.c; configuration lock held */
@@ -83,7 +84,8 @@ void pci_intx_remove(struct pci_function *fn);
 int pci_chipset_init(struct pci_host *host);
 void pci_chipset_fini(struct pci_host *host);
 void pci_chipset_assign(struct pci_host *host);
-void pci_chipset_follow(struct pci_host *host); /* routes and ECAM, after configuration was loaded */
+void pci_chipset_follow(
+	struct pci_host *host); /* routes and ECAM, after configuration was loaded */
 bool pci_chipset_place_ecam(struct pci_host *host);
 
 #endif

@@ -15,8 +15,7 @@
 
 static const struct state_field host_fields[] = {
 	STATE_FIELD(struct pci_host_state, config_address),
-	STATE_FIELD(struct pci_host_state, reset_control),
-	STATE_END
+	STATE_FIELD(struct pci_host_state, reset_control), STATE_END
 };
 
 static const struct state_table host_table = {
@@ -30,8 +29,7 @@ static const struct state_field function_fields[] = {
 	STATE_ARRAY(struct pci_function_state, config),
 	STATE_FIELD(struct pci_function_state, intx_level),
 	STATE_ARRAY(struct pci_function_state, msix_table),
-	STATE_FIELD(struct pci_function_state, msix_pending),
-	STATE_END
+	STATE_FIELD(struct pci_function_state, msix_pending), STATE_END
 };
 
 static const struct state_table function_table = {

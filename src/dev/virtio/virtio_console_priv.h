@@ -19,6 +19,7 @@ enum {
 	OWES_NAME = 1 << 2,
 	OWES_OPEN = 1 << 3,
 	OWES_RESIZE = 1 << 4,
+	OWES_ALL = (1 << 5) - 1,
 };
 
 /* Bytes between guest and back end; [start, start + count) of bytes wait. */

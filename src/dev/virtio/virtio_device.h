@@ -29,6 +29,8 @@
 #define VIRTIO_CONFIG_BYTES 96
 #define VIRTIO_WORK_BUDGET  256 /* chains one queue may take before the loop turns to others */
 
+struct state_reader;
+struct state_writer;
 struct virtio_device;
 
 /* All but settle run with the device lock held. */
@@ -46,6 +48,9 @@ struct virtio_device_ops {
 	/* The VM goes on after a pause: what back ends may have had to say meanwhile. May be NULL.
 	 */
 	void (*resume)(struct virtio_device *vdev);
+	/* The device's own state, in sections whose names begin with `name`. May be NULL. */
+	void (*save)(struct virtio_device *vdev, const char *name, struct state_writer *writer);
+	int (*load)(struct virtio_device *vdev, const char *name, struct state_reader *reader);
 };
 
 /* How the device reaches the driver; filled by the transport. */

@@ -349,6 +349,8 @@ static const struct pci_function_ops function_ops = {
 	.reset = function_reset,
 	.quiesce = function_quiesce,
 	.resume = function_resume,
+	.save = virtio_pci_save,
+	.load = virtio_pci_load,
 };
 
 static void add_capability(struct virtio_pci *pci, uint8_t type, uint32_t offset, uint32_t length)

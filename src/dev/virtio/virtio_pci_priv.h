@@ -6,6 +6,10 @@
 
 extern const struct bus_ops virtio_pci_legacy_ops;
 
+/* virtio_pci_state.c: pci_function_ops. */
+void virtio_pci_save(void *dev, const char *name, struct state_writer *writer);
+int virtio_pci_load(void *dev, const char *name, struct state_reader *reader);
+
 /* Reads the interrupt status and, as reading does, clears it. */
 uint8_t virtio_pci_take_isr(struct virtio_pci *pci);
 /* The vector if the device has it, VIRTQ_NO_VECTOR if not. */

@@ -70,6 +70,15 @@ int virtq_start(struct virtq *vq, bool event_idx, bool indirect)
 	return 0;
 }
 
+int virtq_adopt(struct virtq *vq, bool event_idx, bool indirect)
+{
+	const struct virtq_state *s = &vq->state;
+
+	if (!s->size || s->size > vq->size_max || (s->size & (s->size - 1)))
+		return -EPROTO;
+	return s->running ? virtq_start(vq, event_idx, indirect) : 0;
+}
+
 static int avail_index(struct virtq *vq, uint16_t *index)
 {
 	return dma_load16(vq->ram, vq->ring.avail + AVAIL_IDX, index);

@@ -76,6 +76,11 @@ void virtq_reset(struct virtq *vq);
 int virtq_start(struct virtq *vq, bool event_idx, bool indirect)
 	__attribute__((warn_unused_result));
 
+/* Latches what was loaded into `state`, if it is running. 0, or -EPROTO: it cannot have been saved
+ * so. */
+int virtq_adopt(struct virtq *vq, bool event_idx, bool indirect)
+	__attribute__((warn_unused_result));
+
 /* 1 and a chain, 0 if there is none, -EPROTO. */
 int virtq_pop(struct virtq *vq, struct virtq_chain *chain) __attribute__((warn_unused_result));
 /* Puts the last popped chain back, as if it had not been taken. Only while nothing later was
