@@ -232,6 +232,24 @@ void block_init(struct block *block, struct loop *loop)
 	pthread_cond_init(&block->finished_some, NULL);
 }
 
+int block_bind(struct block *block, const struct block_io_ops *io, unsigned depth)
+{
+	int err = io->open(block, depth);
+
+	if (err)
+		return err;
+	block->io = io;
+	block->watch = loop_add_fd(block->loop, block->ready_fd, EPOLLIN, ready, block);
+	if (!block->watch) {
+		err = -errno;
+		io->close(block);
+		block->io = NULL;
+		return err;
+	}
+	block->info.io_name = io->name;
+	return 0;
+}
+
 int block_start(struct block *block, enum block_io io, unsigned depth)
 {
 	int err = -ENOSYS;
@@ -240,22 +258,13 @@ int block_start(struct block *block, enum block_io io, unsigned depth)
 		depth = DEPTH_DEFAULT;
 	io = choose_io(io);
 	if (io != BLOCK_IO_THREADS) {
-		block->io = &block_uring_ops;
-		err = block->io->open(block, depth);
+		err = block_bind(block, &block_uring_ops, depth);
 		if (err && io == BLOCK_IO_AUTO)
 			log_debug("io_uring is refused here (%s); using threads", strerror(-err));
 	}
-	if (err && io != BLOCK_IO_URING) {
-		block->io = &block_threads_ops;
-		err = block->io->open(block, depth);
-	}
-	if (err) {
-		block->io = NULL;
-		return err;
-	}
-	block->info.io_name = block->io->name;
-	block->watch = loop_add_fd(block->loop, block->ready_fd, EPOLLIN, ready, block);
-	return block->watch ? 0 : -errno;
+	if (err && io != BLOCK_IO_URING)
+		err = block_bind(block, &block_threads_ops, depth);
+	return err;
 }
 
 void block_close(struct block *block)
@@ -263,8 +272,7 @@ void block_close(struct block *block)
 	if (!block)
 		return;
 	if (block->io) {
-		if (block->watch)
-			block_drain(block);
+		block_drain(block);
 		loop_remove_fd(block->watch);
 		block->io->close(block);
 	}

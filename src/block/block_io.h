@@ -53,5 +53,7 @@ void block_io_finish(struct block *block, struct block_request *request, int res
 void block_init(struct block *block, struct loop *loop);
 /* Binds the files, opened by now, to an io and to the loop. 0 or -errno. */
 int block_start(struct block *block, enum block_io io, unsigned depth);
+/* The same with a given io. Nothing is open or registered after a failure. */
+int block_bind(struct block *block, const struct block_io_ops *io, unsigned depth);
 
 #endif
