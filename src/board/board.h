@@ -5,12 +5,7 @@
  * The vm owns the board, the board owns its devices. The vm makes the vcpus and
  * plugs each in with board_attach_vcpu() before any of them runs.
  *
- * Address map (docs/formats/board.md):
- *   0            low RAM, up to RAM_LOW_LIMIT; MP table, RSDP and ACPI tables at 0xe0000..0xfffff
- *   0xb0000000   ECAM, 256 buses
- *   0xc0000000   PCI memory window up to 0xfec00000
- *   0xfec00000   IOAPIC; 0xfed00000 HPET; 0xfee00000 local APICs and MSIs
- *   4 GiB        high RAM; above it the 64-bit PCI window
+ * Where things are is in board_map.h.
  */
 #ifndef INSULA_BOARD_BOARD_H
 #define INSULA_BOARD_BOARD_H
@@ -83,14 +78,27 @@ void board_free(struct board *board);
  */
 int board_reset(struct board *board, char *error) __attribute__((warn_unused_result));
 
-/* Fills in the vcpu's fixed fields (buses, RAM, clock, APIC bus, PIC, stop sink) and connects it.
- * v->index, model and engine are the vm's. */
-void board_attach_vcpu(struct board *board, struct vcpu *v);
+/*
+ * Fills in the vcpu's fixed fields (buses, RAM, clock, APIC bus, PIC, stop sink)
+ * and connects it. v->index, model and engine are the vm's, set before. 0 or -errno.
+ */
+int board_attach_vcpu(struct board *board, struct vcpu *v) __attribute__((warn_unused_result));
 
 /* Memory map and RSDP for the loaders. */
 void board_boot_machine(const struct board *board, struct boot_machine *machine);
 
 /* Presses the power button: an ACPI guest shuts down in order. Any thread. */
 void board_power_button(struct board *board);
+
+/* The size of the terminal behind options.console. Any thread. */
+void board_console_resize(struct board *board, uint16_t columns, uint16_t rows);
+
+/*
+ * Around a pause, vcpus stopped, not on the loop's thread: quiesce finishes
+ * device I/O in flight and stops devices from reading guest memory; resume lets
+ * them go on, wall clocks caught up.
+ */
+void board_quiesce(struct board *board);
+void board_resume(struct board *board);
 
 #endif

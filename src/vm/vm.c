@@ -60,7 +60,10 @@ static int vcpus_new(struct vm *vm)
 		v->index = i;
 		v->model = vm->model;
 		v->engine = vm->options.engine;
-		board_attach_vcpu(vm->board, v);
+		int err = board_attach_vcpu(vm->board, v);
+
+		if (err)
+			return err;
 		vcpu_reset(v, i != 0);
 		vm->threads[i] = (struct vcpu_thread){ .vm = vm, .vcpu = v };
 	}
