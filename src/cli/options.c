@@ -45,7 +45,7 @@ static unsigned edit_distance(const char *a, const char *b)
 const char *nearest_word(const char *word, const char *const *list)
 {
 	const char *best = NULL;
-	unsigned best_distance = strlen(word) > 4 ? 3 : 2;
+	unsigned best_distance = strlen(word) > 2 ? 3 : 2;
 
 	for (; *list; list++) {
 		unsigned distance = edit_distance(word, *list);

@@ -173,9 +173,8 @@ static void find_tsc(struct finding *f)
 
 static void find_huge_pages(struct finding *f)
 {
-	char thp[80], shmem[80], pool[32];
+	char shmem[80], pool[32];
 
-	read_line("/sys/kernel/mm/transparent_hugepage/enabled", thp, sizeof(thp));
 	read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", shmem, sizeof(shmem));
 	read_line("/proc/sys/vm/nr_hugepages", pool, sizeof(pool));
 	if (strstr(shmem, "[always]") || strstr(shmem, "[advise]") ||
