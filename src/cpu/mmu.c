@@ -764,7 +764,7 @@ int mmu_fetch(struct vcpu *v, uint64_t la, gpa_t *gpa, const uint8_t **host)
 		la &= 0xffffffffu, tag &= 0xffffffffu;
 	if (likely(f->tag == tag)) {
 		*gpa = f->gpa | (la & ~PAGE_MASK);
-		*host = f->host;
+		*host = f->host ? f->host + (la & ~PAGE_MASK) : NULL;
 		return 0;
 	}
 	if (vcpu_code64(v) && !address_canonical(la))
@@ -787,7 +787,7 @@ int mmu_fetch(struct vcpu *v, uint64_t la, gpa_t *gpa, const uint8_t **host)
 	f->gpa = r.gpa & PAGE_MASK;
 	f->host = ram_page(v->ram, r.gpa);
 	*gpa = r.gpa;
-	*host = f->host;
+	*host = f->host ? f->host + (la & ~PAGE_MASK) : NULL;
 	return 0;
 }
 

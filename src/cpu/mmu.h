@@ -37,8 +37,8 @@ int mmu_phys_write(struct vcpu *v, gpa_t gpa, const void *bytes, unsigned len);
 
 /*
  * Instruction fetch: guest-physical address of the byte at la, with execute
- * permission checked at the current privilege. The page is RAM or ROM, else
- * *host is NULL (code in MMIO space: the engine reads it byte by byte).
+ * permission checked at the current privilege. *host points to that byte if
+ * the page is RAM or ROM, else it is NULL (code in MMIO space: the engine reads it byte by byte).
  */
 int mmu_fetch(struct vcpu *v, uint64_t la, gpa_t *gpa, const uint8_t **host);
 

@@ -4,9 +4,9 @@
 
 #include "cpu/vcpu.h"
 
-int stack_push(struct vcpu *v, uint64_t value, unsigned size);
+int near_push(struct vcpu *v, uint64_t value, unsigned size);
 /* The top of the stack into v->soft.value, and then its release. */
-int stack_peek(struct vcpu *v, unsigned size);
-void stack_release(struct vcpu *v, unsigned size);
+int near_peek(struct vcpu *v, unsigned size);
+void near_release(struct vcpu *v, unsigned size);
 
 #endif

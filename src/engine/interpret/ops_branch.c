@@ -100,7 +100,7 @@ insn_handler *jcc_handler(unsigned cc, bool near, bool code64)
 		if (likely(p)) {                                               \
 			*p = next_rip(v, i);                                   \
 			REG(v, RSP * 8, uint64_t) = la;                        \
-		} else if (stack_push(v, next_rip(v, i), 8)) {                 \
+		} else if (near_push(v, next_rip(v, i), 8)) {                 \
 			FAULT(v, i);                                           \
 		}                                                              \
 	} while (0)
@@ -123,7 +123,7 @@ static void call_narrow(struct vcpu *v, const struct insn *i)
 		excp_gp(v, 0);
 		FAULT(v, i);
 	}
-	if (stack_push(v, next_rip(v, i) & mask, i->width))
+	if (near_push(v, next_rip(v, i) & mask, i->width))
 		FAULT(v, i);
 	GO_NARROW(v, i, v->arch.rip + (uint64_t)(int64_t)i->disp);
 }
@@ -221,7 +221,7 @@ static void call_any_narrow(struct vcpu *v, const struct insn *i, uint64_t targe
 		excp_gp(v, 0);
 		FAULT(v, i);
 	}
-	if (stack_push(v, next_rip(v, i) & (size == 2 ? 0xffffu : 0xffffffffu), size))
+	if (near_push(v, next_rip(v, i) & (size == 2 ? 0xffffu : 0xffffffffu), size))
 		FAULT(v, i);
 	GO(v, target);
 }
@@ -250,7 +250,7 @@ static void ret_slow(struct vcpu *v, const struct insn *i)
 {
 	uint64_t target;
 
-	if (stack_peek(v, 8))
+	if (near_peek(v, 8))
 		FAULT(v, i);
 	target = v->soft.value;
 	CHECK_CANONICAL(target);
@@ -274,14 +274,14 @@ static void ret_narrow(struct vcpu *v, const struct insn *i)
 {
 	uint64_t target;
 
-	if (stack_peek(v, i->width))
+	if (near_peek(v, i->width))
 		FAULT(v, i);
 	target = v->soft.value;
 	if (target > v->arch.seg[SEG_CS].limit) {
 		excp_gp(v, 0);
 		FAULT(v, i);
 	}
-	stack_release(v, i->width + (unsigned)i->imm);
+	near_release(v, i->width + (unsigned)i->imm);
 	GO(v, target);
 }
 

@@ -11,7 +11,7 @@
 #define RSP64 REG(v, RSP * 8, uint64_t)
 
 /* A push of `size` bytes in any mode. */
-int stack_push(struct vcpu *v, uint64_t value, unsigned size)
+int near_push(struct vcpu *v, uint64_t value, unsigned size)
 {
 	uint64_t mask = (v->soft.mode & MODE_CODE64)	? ~0ull :
 			(v->soft.mode & MODE_STACK32) ? 0xffffffffu :
@@ -33,7 +33,7 @@ int stack_push(struct vcpu *v, uint64_t value, unsigned size)
 	return 0;
 }
 
-int stack_peek(struct vcpu *v, unsigned size)
+int near_peek(struct vcpu *v, unsigned size)
 {
 	uint64_t mask = (v->soft.mode & MODE_CODE64)	? ~0ull :
 			(v->soft.mode & MODE_STACK32) ? 0xffffffffu :
@@ -53,7 +53,7 @@ int stack_peek(struct vcpu *v, unsigned size)
 	return 0;
 }
 
-void stack_release(struct vcpu *v, unsigned size)
+void near_release(struct vcpu *v, unsigned size)
 {
 	uint64_t mask = (v->soft.mode & MODE_CODE64)	? ~0ull :
 			(v->soft.mode & MODE_STACK32) ? 0xffffffffu :
@@ -65,13 +65,13 @@ void stack_release(struct vcpu *v, unsigned size)
 /* Any mode and size: size_log in aux. */
 static void push_reg_any(struct vcpu *v, const struct insn *i)
 {
-	if (stack_push(v, REG(v, i->src, uint64_t), 1u << i->aux))
+	if (near_push(v, REG(v, i->src, uint64_t), 1u << i->aux))
 		FAULT(v, i);
 	NEXT(v, i);
 }
 static void push_imm_any(struct vcpu *v, const struct insn *i)
 {
-	if (stack_push(v, i->imm, 1u << i->aux))
+	if (near_push(v, i->imm, 1u << i->aux))
 		FAULT(v, i);
 	NEXT(v, i);
 }
@@ -83,7 +83,7 @@ static void push_mem_any(struct vcpu *v, const struct insn *i)
 		FAULT(v, i);
 	if (mem_load_slow(v, v->soft.la, size))
 		MEMORY_FAULT(v, i);
-	if (stack_push(v, v->soft.value, size))
+	if (near_push(v, v->soft.value, size))
 		FAULT(v, i);
 	NEXT(v, i);
 }
@@ -91,9 +91,9 @@ static void pop_reg_any(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = 1u << i->aux;
 
-	if (stack_peek(v, size))
+	if (near_peek(v, size))
 		FAULT(v, i);
-	stack_release(v, size);
+	near_release(v, size);
 	if (size == 2)
 		REG(v, i->dst, uint16_t) = (uint16_t)v->soft.value;
 	else
@@ -106,10 +106,10 @@ static void pop_mem_any(struct vcpu *v, const struct insn *i)
 	unsigned size = 1u << i->aux;
 	uint64_t old = v->arch.gpr[RSP], value;
 
-	if (stack_peek(v, size))
+	if (near_peek(v, size))
 		FAULT(v, i);
 	value = v->soft.value;
-	stack_release(v, size);
+	near_release(v, size);
 	if (insn_linear(v, i, size, true)) {
 		v->arch.gpr[RSP] = old;
 		FAULT(v, i);
@@ -137,13 +137,13 @@ static void push_slow(struct vcpu *v, const struct insn *i);
 	}
 static void push_slow(struct vcpu *v, const struct insn *i)
 {
-	if (stack_push(v, REG(v, i->src, uint64_t), 8))
+	if (near_push(v, REG(v, i->src, uint64_t), 8))
 		FAULT(v, i);
 	NEXT(v, i);
 }
 static void push_imm_slow(struct vcpu *v, const struct insn *i)
 {
-	if (stack_push(v, i->imm, 8))
+	if (near_push(v, i->imm, 8))
 		FAULT(v, i);
 	NEXT(v, i);
 }
@@ -152,7 +152,7 @@ PUSH(push_imm, i->imm)
 
 static void pop_slow(struct vcpu *v, const struct insn *i)
 {
-	if (stack_peek(v, 8))
+	if (near_peek(v, 8))
 		FAULT(v, i);
 	RSP64 += 8;
 	REG(v, i->dst, uint64_t) = v->soft.value;
@@ -199,11 +199,11 @@ static void leave_any(struct vcpu *v, const struct insn *i)
 		v->arch.gpr[RSP] = (uint32_t)v->arch.gpr[RBP];
 	else
 		REG(v, RSP * 8, uint16_t) = REG(v, RBP * 8, uint16_t);
-	if (stack_peek(v, size)) {
+	if (near_peek(v, size)) {
 		v->arch.gpr[RSP] = old;
 		FAULT(v, i);
 	}
-	stack_release(v, size);
+	near_release(v, size);
 	if (size == 2)
 		REG(v, RBP * 8, uint16_t) = (uint16_t)v->soft.value;
 	else
