@@ -23,10 +23,7 @@
 
 #define NS_PER_SECOND 1000000000ull
 
-/*
- * A constant factor, 64.64 fixed point, rounded up: a product that should be a
- * whole number is one, others may be one too high. Products saturate.
- */
+/* A constant factor, 64.64 fixed point: the product is exact to one unit and saturates. */
 struct ratio {
 	uint64_t whole, fraction;
 };
@@ -62,7 +59,7 @@ static struct ratio ratio_new(uint64_t numerator, uint64_t denominator)
 	struct ratio ratio = { numerator / denominator, 0 };
 	unsigned __int128 rest = (unsigned __int128)(numerator % denominator) << 64;
 
-	ratio.fraction = (uint64_t)((rest + denominator - 1) / denominator);
+	ratio.fraction = (uint64_t)(rest / denominator);
 	return ratio;
 }
 
@@ -392,7 +389,7 @@ void vclock_advance(struct vclock *clock, uint64_t ns)
 
 		if (due > target - origin)
 			break;
-		if (due > atomic_load(&clock->manual_ns) - origin)
+		if (due + origin > atomic_load(&clock->manual_ns))
 			atomic_store(&clock->manual_ns, due + origin);
 		fire_first(clock);
 	}
@@ -418,7 +415,7 @@ void vclock_timer_arm(struct vclock_timer *timer, uint64_t deadline_ns)
 
 	pthread_mutex_lock(&clock->lock);
 	unlink_timer(clock, timer);
-	if (deadline_ns != UINT64_MAX && !timer->disarming)
+	if (deadline_ns != UINT64_MAX)
 		link_timer(clock, timer, deadline_ns);
 	if (clock->first == timer && deadline_ns < clock->sleeps_until_ns &&
 	    !atomic_load_explicit(&clock->paused, memory_order_relaxed)) {
@@ -437,10 +434,8 @@ void vclock_timer_disarm(struct vclock_timer *timer)
 
 	pthread_mutex_lock(&clock->lock);
 	unlink_timer(clock, timer);
-	/* Without the mark a callback that always re-arms could run again before we get the lock.
-	 */
-	timer->disarming++;
 	wait_idle(clock, timer);
-	timer->disarming--;
+	/* The callback we waited for may have armed it again. */
+	unlink_timer(clock, timer);
 	pthread_mutex_unlock(&clock->lock);
 }

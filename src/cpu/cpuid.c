@@ -141,7 +141,7 @@ static void features_leaf(const struct vcpu *v, struct cpuid_regs *out)
 	/* CLFLUSH line in units of 8 bytes; ids reserved for the package's logical processors. */
 	out->ebx = apic_id(v) << 24 | 8u << 8;
 	if (model->cpus > 1)
-		out->ebx |= (1u << core_bits(model) & 0xff) << 16;
+		out->ebx |= (core_bits(model) < 8 ? 1u << core_bits(model) : 255) << 16;
 	out->ecx = features(model, WORD_1_ECX) | ALWAYS_1_ECX;
 	if (v->arch.cr4 & CR4_OSXSAVE)
 		out->ecx |= BIT_1_ECX_OSXSAVE;
@@ -260,10 +260,10 @@ static void basic_leaf(struct vcpu *v, uint32_t leaf, uint32_t subleaf, struct c
 	case 0xd:
 		xsave_leaf(v, subleaf, out);
 		break;
-	case 0x15: /* TSC = crystal * ebx / eax; with a 1 GHz crystal exact in kHz */
-		out->eax = CPU_CRYSTAL_HZ / 1000;
+	case 0x15: /* TSC = crystal * ebx / eax; the crystal drives the APIC timer */
+		out->eax = LAPIC_TIMER_HZ / 1000;
 		out->ebx = (uint32_t)model->tsc_khz;
-		out->ecx = CPU_CRYSTAL_HZ;
+		out->ecx = LAPIC_TIMER_HZ;
 		break;
 	case 0x16: /* MHz: base, maximum, bus */
 		out->eax = out->ebx = (uint32_t)((model->tsc_khz + 500) / 1000) & 0xffff;
@@ -291,7 +291,7 @@ static void kvm_leaf(const struct cpu_model *model, uint32_t leaf, struct cpuid_
 		break;
 	case KVM_TIMING: /* kHz of the TSC and of the local APIC timer */
 		out->eax = (uint32_t)model->tsc_khz;
-		out->ebx = CPU_CRYSTAL_HZ / 1000;
+		out->ebx = LAPIC_TIMER_HZ / 1000;
 		break;
 	}
 }

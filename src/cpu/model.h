@@ -44,9 +44,6 @@ static inline bool cpu_model_is_amd(const struct cpu_model *model)
 	return model->vendor[0] == 'A' || model->vendor[0] == 'H';
 }
 
-/* CPUID.15H: the crystal, which is also the undivided clock of the local APIC timer. */
-#define CPU_CRYSTAL_HZ 1000000000u
-
 static inline bool cpu_has(const struct cpu_model *model, enum cpu_feature f)
 {
 	return model->features[f / 64] >> (f % 64) & 1;

@@ -150,14 +150,10 @@ uint64_t vcpu_tsc(struct vcpu *v)
 /* The TSC moves by delta: what was derived from it is derived again. */
 static void tsc_move(struct vcpu *v, uint64_t delta)
 {
-	uint64_t deadline;
-
 	v->arch.msr.tsc_offset += delta;
 	v->arch.msr.tsc_adjust += delta;
 	kvmclock_publish(v);
-	deadline = lapic_tsc_deadline_read(v);
-	if (deadline)
-		lapic_tsc_deadline_write(v, deadline);
+	lapic_timer_check(v);
 }
 
 /* The ratio of the TSC to the 100 MHz bus clock, as PLATFORM_INFO and PERF_STATUS hold it. */
