@@ -213,7 +213,7 @@ void loop_post(struct loop *loop, struct loop_task *task)
 	bool asleep = false;
 
 	pthread_mutex_lock(&loop->lock);
-	if (!task->queued) {
+	if (!task->queued && !task->cancelling) {
 		task->queued = true;
 		task->next = NULL;
 		*loop->last_task = task;
@@ -277,18 +277,18 @@ void loop_cancel(struct loop *loop, struct loop_task *task)
 	struct loop_task **link;
 
 	pthread_mutex_lock(&loop->lock);
-	do {
-		for (link = &loop->first_task; *link && *link != task; link = &(*link)->next)
-			;
-		if (*link) {
-			*link = task->next;
-			if (!*link)
-				loop->last_task = link;
-			task->queued = false;
-		}
-		wait_idle(loop, task);
-		/* What we waited for may have posted itself again. */
-	} while (task->queued);
+	for (link = &loop->first_task; *link && *link != task; link = &(*link)->next)
+		;
+	if (*link) {
+		*link = task->next;
+		if (!*link)
+			loop->last_task = link;
+		task->queued = false;
+	}
+	/* Without the mark a task that always posts itself could be running whenever we look. */
+	task->cancelling++;
+	wait_idle(loop, task);
+	task->cancelling--;
 	pthread_mutex_unlock(&loop->lock);
 }
 

@@ -57,6 +57,7 @@ struct loop_task {
 	void *ctx;
 	struct loop_task *next; /* guarded by the loop's lock */
 	bool queued;            /* guarded by the loop's lock */
+	unsigned cancelling; /* threads that wait in cancel: posting does nothing; the same lock */
 };
 
 static inline void loop_task_init(struct loop_task *task, void (*run)(void *ctx), void *ctx)

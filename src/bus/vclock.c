@@ -23,7 +23,10 @@
 
 #define NS_PER_SECOND 1000000000ull
 
-/* A constant factor, 64.64 fixed point: the product is exact to one unit and saturates. */
+/*
+ * A constant factor, 64.64 fixed point, rounded up: a product that should be a
+ * whole number is one, others may be one too high. Products saturate.
+ */
 struct ratio {
 	uint64_t whole, fraction;
 };
@@ -59,7 +62,7 @@ static struct ratio ratio_new(uint64_t numerator, uint64_t denominator)
 	struct ratio ratio = { numerator / denominator, 0 };
 	unsigned __int128 rest = (unsigned __int128)(numerator % denominator) << 64;
 
-	ratio.fraction = (uint64_t)(rest / denominator);
+	ratio.fraction = (uint64_t)((rest + denominator - 1) / denominator);
 	return ratio;
 }
 
@@ -389,7 +392,7 @@ void vclock_advance(struct vclock *clock, uint64_t ns)
 
 		if (due > target - origin)
 			break;
-		if (due + origin > atomic_load(&clock->manual_ns))
+		if (due > atomic_load(&clock->manual_ns) - origin)
 			atomic_store(&clock->manual_ns, due + origin);
 		fire_first(clock);
 	}
@@ -415,7 +418,7 @@ void vclock_timer_arm(struct vclock_timer *timer, uint64_t deadline_ns)
 
 	pthread_mutex_lock(&clock->lock);
 	unlink_timer(clock, timer);
-	if (deadline_ns != UINT64_MAX)
+	if (deadline_ns != UINT64_MAX && !timer->disarming)
 		link_timer(clock, timer, deadline_ns);
 	if (clock->first == timer && deadline_ns < clock->sleeps_until_ns &&
 	    !atomic_load_explicit(&clock->paused, memory_order_relaxed)) {
@@ -434,8 +437,10 @@ void vclock_timer_disarm(struct vclock_timer *timer)
 
 	pthread_mutex_lock(&clock->lock);
 	unlink_timer(clock, timer);
+	/* Without the mark a callback that always re-arms could run again before we get the lock.
+	 */
+	timer->disarming++;
 	wait_idle(clock, timer);
-	/* The callback we waited for may have armed it again. */
-	unlink_timer(clock, timer);
+	timer->disarming--;
 	pthread_mutex_unlock(&clock->lock);
 }

@@ -56,6 +56,7 @@ struct vclock_timer {
 	void *ctx;
 	uint64_t deadline_ns; /* UINT64_MAX when not armed; guarded by the clock's lock */
 	struct vclock_timer *prev, *next; /* in deadline order; guarded by the clock's lock */
+	unsigned disarming; /* threads that wait in disarm: arming does nothing; guarded by the clock's lock */
 };
 
 void vclock_timer_init(struct vclock_timer *timer, struct vclock *clock, void (*expired)(void *ctx), void *ctx);
@@ -65,7 +66,12 @@ void vclock_timer_init(struct vclock_timer *timer, struct vclock *clock, void (*
  * deadline earlier than the one it sleeps for.
  */
 void vclock_timer_arm(struct vclock_timer *timer, uint64_t deadline_ns);
-/* After it returns the callback is neither running nor will run, unless called from the callback itself. */
+/*
+ * After it returns the callback is neither running nor will run, unless called
+ * from the callback itself. A callback under way that re-arms is overruled.
+ * The caller must hold no lock that the callback takes; to disarm under such a
+ * lock arm with UINT64_MAX, and let the callback find nothing to do.
+ */
 void vclock_timer_disarm(struct vclock_timer *timer);
 
 #endif

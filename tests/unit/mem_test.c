@@ -1,0 +1,491 @@
+/* Guest RAM, the page authority and device access, also with several threads at it. */
+#include "base/bytes.h"
+#include "base/futex.h"
+#include "mem/dma.h"
+#include "mem/page.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB 0x100000ull
+
+struct hearer {
+	struct page_listener listener;
+	int changed, revoked;
+	struct page_listener *self;
+	gfn_t gfn;
+	unsigned offset, len;
+	struct ram *ram; /* drop code when told */
+};
+
+static void hear_change(struct page_listener *listener, struct page_listener *self, gfn_t gfn,
+			unsigned offset, unsigned len)
+{
+	struct hearer *h = (struct hearer *)listener;
+
+	h->changed++;
+	h->self = self;
+	h->gfn = gfn;
+	h->offset = offset;
+	h->len = len;
+	if (h->ram)
+		page_drop_code(h->ram, listener, gfn);
+}
+
+static void hear_revoke(struct page_listener *listener, struct page_listener *self, gfn_t gfn)
+{
+	struct hearer *h = (struct hearer *)listener;
+
+	h->revoked++;
+	h->self = self;
+	h->gfn = gfn;
+}
+
+#define HEARER { .listener = { .code_changed = hear_change, .revoke_write = hear_revoke } }
+
+static void bytes(void **state)
+{
+	uint8_t a[300], b[300];
+
+	for (size_t len = 0; len < 130; len++) {
+		for (size_t i = 0; i < sizeof(a); i++)
+			a[i] = (uint8_t)(i * 7 + len);
+		memset(b, 0xee, sizeof(b));
+		bytes_copy(b + 3, a + 1, len);
+		assert_memory_equal(b + 3, a + 1, len);
+		assert_int_equal(b[2], 0xee);
+		assert_int_equal(b[3 + len], 0xee);
+		assert_true(bytes_equal(b + 3, a + 1, len));
+		if (len) {
+			b[3 + len / 2] ^= 1;
+			assert_false(bytes_equal(b + 3, a + 1, len));
+		}
+		bytes_zero(b + 3, len);
+		for (size_t i = 0; i < len; i++)
+			assert_int_equal(b[3 + i], 0);
+		assert_int_equal(b[3 + len], 0xee);
+	}
+}
+
+static void futex_times_out(void **state)
+{
+	_Atomic uint32_t word = 1;
+	struct timespec ts;
+	uint64_t now;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	now = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	assert_int_equal(futex_wait(&word, 0, UINT64_MAX), -EAGAIN);
+	assert_int_equal(futex_wait(&word, 1, now), -ETIMEDOUT);
+	assert_int_equal(futex_wait(&word, 1, now + 2000000), -ETIMEDOUT);
+	futex_wake(&word, 1);
+}
+
+static void sizes(void **state)
+{
+	struct ram *ram;
+	struct stat st;
+
+	assert_null(ram_new(0));
+	assert_int_equal(errno, EINVAL);
+	assert_null(ram_new(4097));
+	assert_null(ram_new(UINT64_MAX & PAGE_MASK));
+	ram = ram_new(4096);
+	assert_int_equal(ram_low_size(ram), 4096);
+	assert_null(ram_page(ram, 4096));
+	ram_free(ram);
+
+	/* Sparse: 6 GiB costs nothing until it is touched. */
+	ram = ram_new(6144 * MIB);
+	assert_int_equal(ram_size(ram), 6144 * MIB);
+	assert_int_equal(ram_low_size(ram), RAM_LOW_LIMIT);
+	assert_int_equal(ram_high_size(ram), 4096 * MIB);
+	assert_null(ram_page(ram, RAM_LOW_LIMIT));
+	assert_null(ram_page(ram, RAM_HIGH_BASE - 1));
+	assert_ptr_equal(ram_page(ram, RAM_HIGH_BASE + 5),
+			 (uint8_t *)ram_page(ram, RAM_LOW_LIMIT - 1) + 4096);
+	assert_int_equal(ram_gpa_of(ram, ram_page(ram, RAM_HIGH_BASE)), RAM_HIGH_BASE);
+	assert_null(ram_page(ram, RAM_HIGH_BASE + 4096 * MIB));
+	assert_null(ram_page(ram, UINT64_MAX));
+	assert_int_equal((uintptr_t)ram_page(ram, 0) % (2 * MIB), 0);
+	assert_int_equal(fstat(ram_fd(ram), &st), 0);
+	assert_true(st.st_blocks * 512 < (int64_t)MIB);
+	assert_int_equal(ftruncate(ram_fd(ram), 4096), -1);
+	assert_int_equal(errno, EPERM);
+	ram_free(ram);
+	ram_free(NULL);
+}
+
+static void the_memfd_is_the_memory(void **state)
+{
+	struct ram *ram = ram_new(MIB);
+	uint32_t value = 0xfeedface;
+	uint8_t *view = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, ram_fd(ram), 0);
+
+	assert_true(view != MAP_FAILED);
+	assert_int_equal(ram_write(ram, 0x1ffe, &value, 4), 0);
+	assert_memory_equal(view + 0x1ffe, &value, 4);
+	munmap(view, MIB);
+	ram_free(ram);
+}
+
+static void wild_ranges_touch_nothing(void **state)
+{
+	static const struct {
+		uint64_t gpa, len;
+	} wild[] = {
+		{ MIB, 1 },
+		{ MIB - 1, 2 },
+		{ 0, MIB + 1 },
+		{ 0, UINT64_MAX },
+		{ UINT64_MAX, 2 },
+		{ UINT64_MAX - 10, 11 },
+		{ RAM_HIGH_BASE, 1 },
+		{ 0xfffffffffffff000ull, 0x2000 },
+		{ 1, UINT64_MAX },
+	};
+	struct ram *ram = ram_new(MIB);
+	struct dma_mapping mapping;
+	uint8_t byte[16] = { 0 };
+	uint16_t word;
+
+	for (size_t i = 0; i < sizeof(wild) / sizeof(wild[0]); i++) {
+		assert_int_equal(dma_read(ram, wild[i].gpa, byte, wild[i].len), -EFAULT);
+		assert_int_equal(dma_write(ram, wild[i].gpa, byte, wild[i].len), -EFAULT);
+		assert_int_equal(ram_read(ram, wild[i].gpa, byte, wild[i].len), -EFAULT);
+		assert_int_equal(ram_write(ram, wild[i].gpa, byte, wild[i].len), -EFAULT);
+		assert_int_equal(dma_map(ram, wild[i].gpa, wild[i].len, DMA_TO_GUEST, &mapping),
+				 -EFAULT);
+		assert_int_equal(page_write_begin(ram, NULL, wild[i].gpa, wild[i].len), -EFAULT);
+		page_write_end(ram, NULL, wild[i].gpa, wild[i].len);
+		assert_false(ram_contains(ram, wild[i].gpa, wild[i].len));
+	}
+	assert_int_equal(dma_read(ram, UINT64_MAX, byte, 0), 0);
+	assert_int_equal(dma_write(ram, UINT64_MAX, byte, 0), 0);
+	assert_int_equal(dma_map(ram, 0, 0, DMA_TO_GUEST, &mapping), -EFAULT);
+	assert_int_equal(dma_load16(ram, MIB - 1, &word), -EFAULT);
+	assert_int_equal(dma_store16(ram, UINT64_MAX, 1), -EFAULT);
+	assert_int_equal(dma_store16(ram, MIB - 3, 0xabcd), 0);
+	assert_int_equal(dma_load16(ram, MIB - 3, &word), 0);
+	assert_int_equal(word, 0xabcd);
+	assert_int_equal(page_reasons(ram, 256), PAGE_ABSENT);
+	assert_int_equal(page_reasons(ram, UINT64_MAX), PAGE_ABSENT);
+	assert_false(page_grant_write(ram, UINT64_MAX));
+	assert_false(page_grant_write(ram, 1ull << 52));
+	assert_int_equal(dma_in_flight(ram), 0);
+	ram_free(ram);
+}
+
+static void rom_is_read_only(void **state)
+{
+	struct ram *ram = ram_new(16 * MIB);
+	const gpa_t base = 0xfffff000;
+	struct dma_mapping mapping;
+	uint8_t image[5000], got[8192];
+
+	memset(image, 0x5a, sizeof(image));
+	assert_int_equal(ram_add_rom(ram, 0x1000, image, 10), -EEXIST);
+	assert_int_equal(ram_add_rom(ram, base + 1, image, 10), -EINVAL);
+	assert_int_equal(ram_add_rom(ram, base, image, 0), -EINVAL);
+	assert_int_equal(ram_add_rom(ram, UINT64_MAX & PAGE_MASK, image, 10), -EINVAL);
+	assert_int_equal(ram_add_rom(ram, 0xffffe000, image, sizeof(image)), 0);
+	assert_int_equal(ram_add_rom(ram, base, image, 10), -EEXIST);
+	assert_int_equal(ram_add_rom(ram, 0x80000000, image, RAM_ROM_BYTES), -ENOSPC);
+
+	assert_int_equal(ram_read(ram, 0xffffe000, got, 8192), 0);
+	assert_memory_equal(got, image, sizeof(image));
+	assert_int_equal(got[5000], 0xff);
+	assert_int_equal(got[8191], 0xff);
+	assert_int_equal(page_reasons(ram, base >> PAGE_SHIFT), PAGE_ROM);
+	assert_false(page_grant_write(ram, base >> PAGE_SHIFT));
+	assert_int_equal(page_write_begin(ram, NULL, base, 4), -EROFS);
+	assert_int_equal(dma_write(ram, base, got, 4), -EFAULT);
+	assert_int_equal(dma_map(ram, base, 4, DMA_TO_GUEST, &mapping), -EFAULT);
+	assert_int_equal(dma_map(ram, base, 4, DMA_FROM_GUEST, &mapping), 0);
+	dma_unmap(ram, &mapping, 0);
+	assert_false(ram_contains(ram, base, 1));
+	assert_int_equal(ram_gpa_of(ram, (uint8_t *)ram_page(ram, base) + 3), base + 3);
+	ram_free(ram);
+}
+
+static void grants_are_revoked_by_code(void **state)
+{
+	struct ram *ram = ram_new(MIB);
+	struct hearer a = HEARER, b = HEARER;
+
+	page_listener_add(ram, &a.listener);
+	page_listener_add(ram, &b.listener);
+	assert_true(page_grant_write(ram, 7));
+	assert_true(page_grant_write(ram, 7));
+	assert_int_equal(page_reasons(ram, 7), 0);
+	page_add_code(ram, &a.listener, 7, 1);
+	assert_int_equal(a.revoked, 1);
+	assert_int_equal(b.revoked, 1);
+	assert_int_equal(b.gfn, 7);
+	assert_ptr_equal(b.self, &a.listener);
+	assert_int_equal(page_reasons(ram, 7), PAGE_CODE);
+	assert_false(page_grant_write(ram, 7));
+	/* No grant stands: nobody need hear. */
+	page_add_code(ram, &b.listener, 7, 2);
+	assert_int_equal(a.revoked, 1);
+	page_drop_code(ram, &a.listener, 7);
+	assert_false(page_grant_write(ram, 7));
+	page_drop_code(ram, &b.listener, 7);
+	assert_true(page_grant_write(ram, 7));
+	/* Dropping what one has not is nothing. */
+	page_drop_code(ram, &b.listener, 7);
+	page_drop_code(ram, &b.listener, UINT64_MAX);
+	page_add_code(ram, &b.listener, UINT64_MAX, 1);
+	page_listener_remove(ram, &a.listener);
+	page_listener_remove(ram, &b.listener);
+	ram_free(ram);
+}
+
+static void stores_to_code_are_told(void **state)
+{
+	struct ram *ram = ram_new(MIB);
+	struct hearer a = HEARER, b = HEARER;
+	uint8_t buffer[3 * 4096] = { 0 };
+	struct dma_mapping mapping;
+
+	page_listener_add(ram, &a.listener);
+	page_listener_add(ram, &b.listener);
+	page_add_code(ram, &a.listener, 5, 1ull << 2); /* bytes 128..191 */
+
+	/* Beside the code: silence. */
+	assert_int_equal(page_write_begin(ram, &a.listener, 5 * 4096 + 120, 8), 0);
+	page_write_end(ram, &a.listener, 5 * 4096 + 120, 8);
+	assert_int_equal(dma_write(ram, 5 * 4096 + 192, buffer, 3000), 0);
+	assert_int_equal(a.changed, 0);
+
+	/* One byte reaches in. Own store: before and after; others only hear what they hold. */
+	assert_int_equal(page_write_begin(ram, &a.listener, 5 * 4096 + 127, 2), 0);
+	assert_int_equal(a.changed, 1);
+	assert_ptr_equal(a.self, &a.listener);
+	page_write_end(ram, &a.listener, 5 * 4096 + 127, 2);
+	assert_int_equal(a.changed, 2);
+	assert_int_equal(a.offset, 127);
+	assert_int_equal(a.len, 2);
+	assert_int_equal(b.changed, 0);
+
+	/* Another listener's store: only after. */
+	assert_int_equal(page_write_begin(ram, &b.listener, 5 * 4096 + 130, 4), 0);
+	assert_int_equal(a.changed, 2);
+	page_write_end(ram, &b.listener, 5 * 4096 + 130, 4);
+	assert_int_equal(a.changed, 3);
+	assert_ptr_equal(a.self, &b.listener);
+
+	/* DMA over three pages: the part in this page. */
+	assert_int_equal(dma_write(ram, 4 * 4096 + 10, buffer, sizeof(buffer) - 100), 0);
+	assert_int_equal(a.changed, 4);
+	assert_null(a.self);
+	assert_int_equal(a.gfn, 5);
+	assert_int_equal(a.offset, 0);
+	assert_int_equal(a.len, 4096);
+
+	assert_int_equal(dma_map(ram, 5 * 4096 + 100, 4096, DMA_TO_GUEST, &mapping), 0);
+	assert_int_equal(dma_in_flight(ram), 1);
+	assert_ptr_equal(mapping.iov.iov_base, (uint8_t *)ram_page(ram, 5 * 4096) + 100);
+	dma_unmap(ram, &mapping, 512);
+	assert_int_equal(a.changed, 5);
+	assert_int_equal(dma_in_flight(ram), 0);
+	assert_int_equal(dma_map(ram, 5 * 4096, 4096, DMA_TO_GUEST, &mapping), 0);
+	dma_unmap(ram, &mapping, 0);
+	assert_int_equal(a.changed, 5);
+
+	/* Dropped from inside the callback. */
+	a.ram = ram;
+	assert_int_equal(dma_store16(ram, 5 * 4096 + 128, 0x9090), 0);
+	assert_int_equal(a.changed, 6);
+	assert_int_equal(page_reasons(ram, 5), 0);
+	assert_int_equal(dma_store16(ram, 5 * 4096 + 128, 0x9090), 0);
+	assert_int_equal(a.changed, 6);
+
+	/* What a removed listener held is plain again. */
+	page_add_code(ram, &b.listener, 9, ~0ull);
+	page_listener_remove(ram, &b.listener);
+	assert_int_equal(page_reasons(ram, 9), 0);
+	page_listener_remove(ram, &a.listener);
+	ram_free(ram);
+}
+
+static void more_listeners_than_bits(void **state)
+{
+	enum { MANY = 70 };
+	struct ram *ram = ram_new(MIB);
+	struct hearer many[MANY];
+	uint8_t byte = 0;
+
+	for (int i = 0; i < MANY; i++) {
+		many[i] = (struct hearer)HEARER;
+		page_listener_add(ram, &many[i].listener);
+		page_add_code(ram, &many[i].listener, 3, 1);
+	}
+	assert_int_equal(dma_write(ram, 3 * 4096, &byte, 1), 0);
+	for (int i = 0; i < MANY; i++)
+		assert_int_equal(many[i].changed, 1);
+	for (int i = 0; i < MANY; i++) {
+		assert_int_equal(page_reasons(ram, 3), PAGE_CODE);
+		page_listener_remove(ram, &many[i].listener);
+	}
+	assert_int_equal(page_reasons(ram, 3), 0);
+	ram_free(ram);
+}
+
+/*
+ * Two threads, as a vcpu that decodes and a device that writes: after the
+ * device's last word, whatever the decoder believes must be what is in memory.
+ */
+struct race {
+	struct page_listener listener;
+	struct ram *ram;
+	_Atomic bool stale, stop;
+	_Atomic uint64_t rounds;
+};
+
+static void race_changed(struct page_listener *listener, struct page_listener *self, gfn_t gfn,
+			 unsigned offset, unsigned len)
+{
+	atomic_store(&((struct race *)listener)->stale, true);
+}
+
+static void race_revoke(struct page_listener *listener, struct page_listener *self, gfn_t gfn)
+{
+}
+
+static void *race_writer(void *arg)
+{
+	struct race *race = arg;
+
+	for (uint64_t value = 1; !atomic_load(&race->stop); value++) {
+		if (dma_write(race->ram, 0x2000, &value, 8) < 0)
+			abort();
+		atomic_store(&race->rounds, value);
+	}
+	return NULL;
+}
+
+static void no_store_is_missed(void **state)
+{
+	struct race race = { .listener = { .code_changed = race_changed,
+					   .revoke_write = race_revoke } };
+	uint64_t decoded, now;
+	pthread_t writer;
+
+	race.ram = ram_new(MIB);
+	page_listener_add(race.ram, &race.listener);
+	assert_int_equal(pthread_create(&writer, NULL, race_writer, &race), 0);
+	for (int i = 0; i < 100000; i++) {
+		page_drop_code(race.ram, &race.listener, 2);
+		atomic_store(&race.stale, false);
+		page_add_code(race.ram, &race.listener, 2, 1);
+		decoded = bytes_load64(ram_page(race.ram, 0x2000));
+		now = bytes_load64(ram_page(race.ram, 0x2000));
+		if (decoded == now)
+			continue;
+		/* The writer stored after our decoding: it tells, at the latest before its next store. */
+		now = atomic_load(&race.rounds);
+		while (atomic_load(&race.rounds) < now + 2)
+			;
+		assert_true(atomic_load(&race.stale));
+	}
+	atomic_store(&race.stop, true);
+	pthread_join(writer, NULL);
+	page_listener_remove(race.ram, &race.listener);
+	ram_free(race.ram);
+}
+
+/* A grant given while code comes is either refused or revoked. */
+struct grant_race {
+	struct page_listener listener;
+	struct ram *ram;
+	_Atomic uint32_t revoked, round, granted_in;
+	_Atomic bool stop;
+};
+
+static void grant_changed(struct page_listener *listener, struct page_listener *self, gfn_t gfn,
+			  unsigned offset, unsigned len)
+{
+}
+
+static void grant_revoke(struct page_listener *listener, struct page_listener *self, gfn_t gfn)
+{
+	atomic_fetch_add(&((struct grant_race *)listener)->revoked, 1);
+}
+
+static void *grant_asker(void *arg)
+{
+	struct grant_race *race = arg;
+	uint32_t done = 0;
+
+	while (!atomic_load(&race->stop)) {
+		uint32_t round = atomic_load(&race->round);
+
+		if (round == done)
+			continue;
+		/* 2: granted, 1: refused; the round in the upper bits. */
+		atomic_store(&race->granted_in,
+			     round << 2 | (page_grant_write(race->ram, 4) ? 2u : 1u));
+		done = round;
+	}
+	return NULL;
+}
+
+static void no_grant_survives_code(void **state)
+{
+	struct grant_race race = { .listener = { .code_changed = grant_changed,
+						 .revoke_write = grant_revoke } };
+	unsigned granted = 0;
+	pthread_t asker;
+
+	race.ram = ram_new(MIB);
+	page_listener_add(race.ram, &race.listener);
+	assert_int_equal(pthread_create(&asker, NULL, grant_asker, &race), 0);
+	for (uint32_t round = 1; round < 20000; round++) {
+		uint32_t answer;
+
+		atomic_store(&race.revoked, 0);
+		atomic_store(&race.round, round);
+		for (volatile unsigned spin = 0; spin < round % 64; spin++)
+			;
+		page_add_code(race.ram, &race.listener, 4, 1);
+		while ((answer = atomic_load(&race.granted_in)) >> 2 != round)
+			;
+		assert_int_equal(atomic_load(&race.revoked), answer & 2 ? 1 : 0);
+		granted += (answer & 2) != 0;
+		page_drop_code(race.ram, &race.listener, 4);
+	}
+	atomic_store(&race.stop, true);
+	pthread_join(asker, NULL);
+	assert_true(granted > 0);
+	page_listener_remove(race.ram, &race.listener);
+	ram_free(race.ram);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(bytes),
+		cmocka_unit_test(futex_times_out),
+		cmocka_unit_test(sizes),
+		cmocka_unit_test(the_memfd_is_the_memory),
+		cmocka_unit_test(wild_ranges_touch_nothing),
+		cmocka_unit_test(rom_is_read_only),
+		cmocka_unit_test(grants_are_revoked_by_code),
+		cmocka_unit_test(stores_to_code_are_told),
+		cmocka_unit_test(more_listeners_than_bits),
+		cmocka_unit_test(no_store_is_missed),
+		cmocka_unit_test(no_grant_survives_code),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
