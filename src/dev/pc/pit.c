@@ -1,0 +1,276 @@
+/*
+ * The 8254 with its three counters, and port 0x61. Called by the port bus and
+ * the clock. Invariant: while counter 0 has an edge to come, the timer is armed
+ * for it (or, behind time, for when it may be delivered) and next_edge names it.
+ */
+#include "dev/pc/pit.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "bus/bus.h"
+#include "bus/vclock.h"
+#include "dev/pc/pit_channel.h"
+#include "dev/pc/port_bytes.h"
+#include "dev/pc/tick.h"
+
+#define PORT_PIT        0x40
+#define PORT_CONTROL_B  0x61
+#define REFRESH_HALF_NS 15085u /* bit 4 toggles with each DRAM refresh */
+
+#define CONTROL_B_GATE2   0x01
+#define CONTROL_B_STORED  0x0f
+#define CONTROL_B_REFRESH 0x10
+#define CONTROL_B_OUT2    0x20
+
+struct pit_regs {
+	struct pit_channel channel[3];
+	uint64_t next_edge; /* of counter 0, in clocks; UINT64_MAX: none */
+	uint8_t control_b;
+};
+
+struct pit {
+	pthread_mutex_t lock;
+	struct pit_regs regs;
+	int line; /* IRQ 0 as last driven */
+	struct vclock_timer timer;
+	struct vclock *clock;
+	struct irq_line irq0;
+	struct bus *bus;
+};
+
+static uint64_t clocks(struct pit *pit)
+{
+	return tick_from_ns(vclock_now_ns(pit->clock), PIT_HZ);
+}
+
+static void drive(struct pit *pit, int level)
+{
+	if (level == pit->line)
+		return;
+	pit->line = level;
+	irq_set(&pit->irq0, level);
+}
+
+static void arm(struct pit *pit, uint64_t earliest_ns)
+{
+	uint64_t edge = pit->regs.next_edge, ns = UINT64_MAX;
+
+	if (edge != UINT64_MAX)
+		ns = tick_to_ns(edge, PIT_HZ);
+	if (ns < earliest_ns)
+		ns = earliest_ns;
+	vclock_timer_arm(&pit->timer, ns);
+}
+
+/* Counter 0 was programmed: its output is what it is now, and edges are counted from here. */
+static void restart(struct pit *pit, uint64_t now)
+{
+	const struct pit_channel *c = &pit->regs.channel[0];
+	uint64_t after = now > c->start ? now : c->start;
+
+	/* The short low of modes 2 and 4 is not driven but when it ends. */
+	drive(pit, c->mode == 2 || c->mode == 4 || pit_channel_out(c, now));
+	pit->regs.next_edge = pit_channel_next_edge(c, after);
+	arm(pit, 0);
+}
+
+static void edge_due(void *ctx)
+{
+	struct pit *pit = ctx;
+	struct pit_channel *c = &pit->regs.channel[0];
+	uint64_t now_ns, now, owed_from, period;
+
+	pthread_mutex_lock(&pit->lock);
+	now_ns = vclock_now_ns(pit->clock);
+	now = tick_from_ns(now_ns, PIT_HZ);
+	if (pit->regs.next_edge > now) { /* programmed anew while we were on our way */
+		arm(pit, 0);
+		pthread_mutex_unlock(&pit->lock);
+		return;
+	}
+	drive(pit, 0);
+	drive(pit, 1);
+	period = pit_channel_period(c);
+	pit_channel_settle(c, now);
+	owed_from = pit->regs.next_edge;
+	if (now - owed_from > TICK_OWED_MAX * period)
+		owed_from = now - TICK_OWED_MAX * period;
+	pit->regs.next_edge = pit_channel_next_edge(c, owed_from);
+	arm(pit, period ? tick_earliest(now_ns, tick_to_ns(period, PIT_HZ)) : 0);
+	pthread_mutex_unlock(&pit->lock);
+}
+
+/* The control register (port 0x43): a mode, a counter latch or a read-back command. */
+static void write_control(struct pit *pit, uint8_t value, uint64_t now)
+{
+	unsigned select = value >> 6, access = value >> 4 & 3;
+
+	if (select == 3) {
+		for (unsigned i = 0; i < 3; i++) {
+			if (!(value >> (i + 1) & 1))
+				continue;
+			if (!(value & 0x20))
+				pit_channel_latch_count(&pit->regs.channel[i], now);
+			if (!(value & 0x10))
+				pit_channel_latch_status(&pit->regs.channel[i], now);
+		}
+		return;
+	}
+	if (access == 0) {
+		pit_channel_latch_count(&pit->regs.channel[select], now);
+		return;
+	}
+	pit_channel_control(&pit->regs.channel[select], access, value >> 1 & 7, value & 1);
+	if (select == 0)
+		restart(pit, now);
+}
+
+static uint8_t read_counter(void *dev, unsigned offset)
+{
+	struct pit *pit = dev;
+	uint8_t value = 0xff;
+
+	pthread_mutex_lock(&pit->lock);
+	if (offset < 3)
+		value = pit_channel_read(&pit->regs.channel[offset], clocks(pit));
+	pthread_mutex_unlock(&pit->lock);
+	return value;
+}
+
+static void write_counter(void *dev, unsigned offset, uint8_t value)
+{
+	struct pit *pit = dev;
+	uint64_t now;
+
+	pthread_mutex_lock(&pit->lock);
+	now = clocks(pit);
+	if (offset == 3) {
+		write_control(pit, value, now);
+	} else if (offset < 3) {
+		struct pit_channel *c = &pit->regs.channel[offset];
+
+		pit_channel_write(c, now, value);
+		/* A count that waits for the end of the period does not disturb the edges. */
+		if (offset == 0 && !c->pending)
+			restart(pit, now);
+	}
+	pthread_mutex_unlock(&pit->lock);
+}
+
+static uint8_t read_control_b(void *dev, unsigned offset)
+{
+	struct pit *pit = dev;
+	uint64_t now_ns;
+	uint8_t value;
+
+	(void)offset;
+	pthread_mutex_lock(&pit->lock);
+	now_ns = vclock_now_ns(pit->clock);
+	pit_channel_settle(&pit->regs.channel[2], tick_from_ns(now_ns, PIT_HZ));
+	value = pit->regs.control_b & CONTROL_B_STORED;
+	if (now_ns / REFRESH_HALF_NS & 1)
+		value |= CONTROL_B_REFRESH;
+	if (pit_channel_out(&pit->regs.channel[2], tick_from_ns(now_ns, PIT_HZ)))
+		value |= CONTROL_B_OUT2;
+	pthread_mutex_unlock(&pit->lock);
+	return value;
+}
+
+static void write_control_b(void *dev, unsigned offset, uint8_t value)
+{
+	struct pit *pit = dev;
+
+	(void)offset;
+	pthread_mutex_lock(&pit->lock);
+	pit->regs.control_b = value & CONTROL_B_STORED;
+	pit_channel_set_gate(&pit->regs.channel[2], clocks(pit), value & CONTROL_B_GATE2);
+	pthread_mutex_unlock(&pit->lock);
+}
+
+static uint64_t pit_read(void *dev, uint64_t offset, unsigned size)
+{
+	return port_bytes_read(dev, offset, size, read_counter);
+}
+
+static void pit_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+	port_bytes_write(dev, offset, size, value, write_counter);
+}
+
+static uint64_t control_b_read(void *dev, uint64_t offset, unsigned size)
+{
+	return port_bytes_read(dev, offset, size, read_control_b);
+}
+
+static void control_b_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+	port_bytes_write(dev, offset, size, value, write_control_b);
+}
+
+static const struct bus_ops pit_ops = { .read = pit_read, .write = pit_write };
+static const struct bus_ops control_b_ops = { .read = control_b_read, .write = control_b_write };
+
+struct pit *pit_new(struct vclock *clock, struct irq_line irq0)
+{
+	struct pit *pit = calloc(1, sizeof(*pit));
+
+	if (!pit)
+		return NULL;
+	pthread_mutex_init(&pit->lock, NULL);
+	pit->clock = clock;
+	pit->irq0 = irq0;
+	vclock_timer_init(&pit->timer, clock, edge_due, pit);
+	pit_reset(pit);
+	return pit;
+}
+
+void pit_free(struct pit *pit)
+{
+	if (!pit)
+		return;
+	if (pit->bus) {
+		bus_remove(pit->bus, PORT_PIT, pit);
+		bus_remove(pit->bus, PORT_CONTROL_B, pit);
+	}
+	vclock_timer_disarm(&pit->timer);
+	pthread_mutex_destroy(&pit->lock);
+	free(pit);
+}
+
+int pit_attach(struct pit *pit, struct bus *pio)
+{
+	int error = bus_add(
+		pio,
+		&(struct bus_region){
+			.name = "pit", .base = PORT_PIT, .len = 4, .ops = &pit_ops, .dev = pit });
+
+	if (error)
+		return error;
+	error = bus_add(pio, &(struct bus_region){ .name = "control port B",
+						   .base = PORT_CONTROL_B,
+						   .len = 1,
+						   .ops = &control_b_ops,
+						   .dev = pit });
+	if (error) {
+		bus_remove(pio, PORT_PIT, pit);
+		return error;
+	}
+	pit->bus = pio;
+	return 0;
+}
+
+void pit_reset(struct pit *pit)
+{
+	pthread_mutex_lock(&pit->lock);
+	/* Undefined by the data sheet; ours stand still in mode 3 until programmed. */
+	pit->regs = (struct pit_regs){ .next_edge = UINT64_MAX };
+	for (unsigned i = 0; i < 3; i++) {
+		pit->regs.channel[i].gate = i < 2;
+		pit_channel_control(&pit->regs.channel[i], 3, 3, false);
+	}
+	arm(pit, 0);
+	drive(pit, 0);
+	pthread_mutex_unlock(&pit->lock);
+}
