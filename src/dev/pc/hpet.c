@@ -426,7 +426,9 @@ static void hpet_write(void *dev, uint64_t offset, unsigned size, uint64_t value
 	if (size == 4)
 		value = (value & UINT32_MAX) << (high ? 32 : 0);
 	pthread_mutex_lock(&h->lock);
-	write_register(h, (unsigned)offset & ~7u, value, low, high, vclock_now_ns(h->config.clock));
+	now_ns = vclock_now_ns(h->config.clock);
+	catch_up(h, now_ns);
+	write_register(h, (unsigned)offset & ~7u, value, low, high, now_ns);
 	pthread_mutex_unlock(&h->lock);
 }
 
