@@ -372,7 +372,7 @@ static void lower_shift(struct lowering *l, enum shift_op op)
 static void lower_branch_fields(struct lowering *l, uint64_t target, bool *near)
 {
 	*near = same_page(l, target);
-	l->out->link = NULL;
+	l->out->link = &insn_unlinked;
 	l->out->disp = (int32_t)(target - l->rip);
 	l->out->width = (uint8_t)(l->code64 ? 8 : l->zi->operand_width / 8);
 	l->note->exits = true;
@@ -811,7 +811,7 @@ static bool fuse(struct lowering *l, struct insn *a, const struct note *na, cons
 		a->disp = (int32_t)a->imm;
 	if (form == FORM_AI)
 		a->src = (uint8_t)a->imm;
-	a->link = NULL;
+	a->link = &insn_unlinked;
 	a->aux = (uint16_t)b->disp;
 	a->len = (uint8_t)(a->len + b->len);
 	a->handler = handler;
@@ -883,6 +883,10 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 			lower(&l);
 			if (l.full)
 				return DECODE_FULL;
+			if (out->handler == insn_nop && most > 1) {
+				done += zi.length; /* no record: what follows has its own offset */
+				continue;
+			}
 			if (count && most > 1 && fuse(&l, &t->insns[count - 1], &notes[count - 1], out)) {
 				notes[count - 1].exits = true;
 				notes[count - 1].fusible = false;
@@ -899,7 +903,7 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 	t->count = (uint16_t)count;
 	t->bytes = (uint16_t)done;
 	end = &t->insns[count];
-	*end = (struct insn){ .offset = (uint16_t)done, .disp = (int32_t)done };
+	*end = (struct insn){ .link = &insn_unlinked, .offset = (uint16_t)done, .disp = (int32_t)done };
 	end->width = (uint8_t)(l.code64 ? 8 : (mode & MODE_CODE32) ? 4 : 2);
 	if (most == 1)
 		end->handler = insn_stop;

@@ -27,7 +27,7 @@ struct insn {
 	insn_handler *handler;
 	union {
 		uint64_t imm;
-		struct insn *link;       /* direct branch: first record of the target trace, or NULL */
+		const struct insn *link; /* direct branch: first record of the target trace, or &insn_unlinked */
 		const void *code;        /* native code that executes the operation (vector.c) */
 		const struct sysop *sysop;
 	};
@@ -54,12 +54,15 @@ enum trace_exit {
 /* What every record of a killed trace becomes: leave with the exact rip. */
 void insn_stale(struct vcpu *v, const struct insn *i);
 
+/* A stale record that every unlinked branch points to, so that one test tells. */
+extern const struct insn insn_unlinked;
+
 /* Cache of linear code addresses: valid while soft.code_gen is what it was when filled. */
 #define JUMP_BITS 12
 struct jump_entry {
 	uint64_t rip;
 	uint64_t gen;
-	struct insn *target;
+	const struct insn *target;
 };
 static inline struct jump_entry *jump_slot(struct vcpu *v, uint64_t rip)
 {
@@ -118,10 +121,10 @@ static inline struct jump_entry *jump_slot(struct vcpu *v, uint64_t rip)
 #define GO_LINK(v, i, delta)                                                   \
 	do {                                                                   \
 		uint64_t go_rip = (v)->arch.rip + (uint64_t)(int64_t)(delta);  \
-		struct insn *go_t = (i)->link;                                 \
+		const struct insn *go_t = (i)->link;                           \
 		if (unlikely(atomic_load_explicit(&(v)->req, memory_order_relaxed))) \
 			LEAVE(v, go_rip, TRACE_EVENTS);                        \
-		if (unlikely(!go_t || go_t->handler == insn_stale)) {          \
+		if (unlikely(go_t->handler == insn_stale)) {                    \
 			(v)->soft.link_from = (i);                             \
 			LEAVE(v, go_rip, TRACE_LINK);                          \
 		}                                                              \

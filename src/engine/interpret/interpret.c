@@ -351,8 +351,9 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 	bool look = true;
 
 	for (;;) {
+		const struct insn *from, *first;
+		struct jump_entry *e;
 		struct trace *t;
-		const struct insn *from;
 		uint64_t flushes;
 
 		if (look || atomic_load_explicit(&v->req, memory_order_relaxed)) {
@@ -369,6 +370,11 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		}
 		from = v->soft.link_from;
 		v->soft.link_from = NULL;
+		e = jump_slot(v, v->arch.rip);
+		if (!from && e->rip == v->arch.rip && e->gen == v->soft.code_gen && e->target->handler != insn_stale) {
+			first = e->target;
+			goto run;
+		}
 		flushes = in->cache.flushes;
 		t = trace_at(v, in, TRACE_MAX_INSNS);
 		if (unlikely(!t)) {
@@ -377,16 +383,16 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			continue;
 		}
 		if (!t->dead) {
-			struct jump_entry *e = jump_slot(v, v->arch.rip);
-
 			*e = (struct jump_entry){ v->arch.rip, v->soft.code_gen, t->insns };
 			/* decode_at may have emptied the pool and with it the branch we came from. */
 			if (from && flushes == in->cache.flushes && t->gpa2 == ~0ull)
 				((struct insn *)(uintptr_t)from)->link = t->insns;
 		}
+		first = t->insns;
+run:
 		v->arch.rflags &= ~(uint64_t)FLAG_RF;
 		vcpu_fp_load(v);
-		run_trace(v, t->insns);
+		run_trace(v, first);
 		switch (v->soft.exit) {
 		case TRACE_FAULT:
 			deliver_fault(v);

@@ -20,6 +20,8 @@ void insn_stale(struct vcpu *v, const struct insn *i)
 	STOP(v);
 }
 
+const struct insn insn_unlinked = { .handler = insn_stale };
+
 static unsigned trace_slot(gpa_t gpa, uint32_t mode)
 {
 	uint64_t x = gpa ^ (uint64_t)mode << 7 ^ gpa >> TRACE_HASH_BITS;
