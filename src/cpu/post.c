@@ -8,11 +8,8 @@
  */
 #include "cpu/post.h"
 #include "base/futex.h"
+#include "cpu/excp.h"
 #include "cpu/fpstate.h"
-#include <errno.h>
-
-/* The vcpu's notes to itself, which may stand for as long as it sleeps. */
-#define REQ_OWN (REQ_SHADOW | REQ_WINDOW)
 
 void vcpu_request(struct vcpu *v, uint32_t bits)
 {
@@ -38,11 +35,12 @@ void vcpu_wait(struct vcpu *v, uint64_t host_deadline_ns)
 {
 	vcpu_fp_park(v);
 	atomic_store(&v->sleeping, 1);
-	while (!(atomic_load(&v->req) & ~(uint32_t)REQ_OWN)) {
-		int result = futex_wait(&v->sleeping, 1, host_deadline_ns);
-
-		if (result == -ETIMEDOUT || !atomic_load(&v->sleeping))
-			break;
-	}
+	/*
+	 * Not every request bit ends a sleep: the 8259's line may be masked, an NMI
+	 * held off, decoded code dropped. Looking at the bits alone would spin on
+	 * those; whatever is posted from here on makes the futex word differ.
+	 */
+	if (!(atomic_load(&v->req) & REQ_PAUSE) && !vcpu_has_work(v))
+		futex_wait(&v->sleeping, 1, host_deadline_ns);
 	atomic_store(&v->sleeping, 0);
 }

@@ -12,7 +12,11 @@ void vcpu_request(struct vcpu *v, uint32_t bits);
 /* A fixed or lowest-priority interrupt; level: the vector's TMR bit is to be set. */
 void vcpu_post_irq(struct vcpu *v, uint8_t vector, bool level);
 
-/* Owner thread: sleep until a request is set or host time (CLOCK_MONOTONIC ns) reaches the deadline; UINT64_MAX: no deadline. */
+/*
+ * Owner thread, halted: sleep until a request is made, vcpu_has_work() is true,
+ * REQ_PAUSE is set, or host time (CLOCK_MONOTONIC ns) reaches the deadline
+ * (UINT64_MAX: none). May return early for any reason; callers look and loop.
+ */
 void vcpu_wait(struct vcpu *v, uint64_t host_deadline_ns);
 
 #endif

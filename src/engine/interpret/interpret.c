@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "bus/bus.h"
 #include "cpu/excp.h"
+#include "cpu/control.h"
 #include "cpu/fpstate.h"
 #include "cpu/mode.h"
 #include "engine/engine.h"
@@ -460,6 +461,7 @@ static void interpret_close(struct vcpu *v)
 static void interpret_enter(struct vcpu *v)
 {
 	v->arch.zero = 0;
+	vcpu_tsc_sync(v);
 	flags_from_arch(v);
 	mmu_flush_all(v);
 	mmu_switch(v, v->arch.cr4 & CR4_PCIDE ? (unsigned)(v->arch.cr3 & 0xfff) : 0, false);
