@@ -92,6 +92,9 @@ static bool x87_control(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_FNSTCW:
 	case ZYDIS_MNEMONIC_FNSTSW:
 	case ZYDIS_MNEMONIC_FWAIT:
+	case ZYDIS_MNEMONIC_FENI8087_NOP:
+	case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP:
 		return true;
 	default:
 		return false;
@@ -198,6 +201,8 @@ bool vector_decode(struct vcpu *v, struct native_code *code, const ZydisDecodedI
 		out->aux |= VECTOR_STORE;
 	if (x87_result_store(insn->mnemonic))
 		out->aux |= VECTOR_X87_STORE;
+	if (insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)
+		out->aux |= VECTOR_LATE_STORE;
 	out->handler = vector_memory_handler(out->aux, fast64);
 	return true;
 }

@@ -155,7 +155,8 @@ bool vector_allowed(const struct vcpu *v, const ZydisDecodedInstruction *insn,
 
 	*vector_if_not = VEC_UD;
 	/* LZCNT and TZCNT exist everywhere: as BSR and BSF where the model lacks them. */
-	if (insn->mnemonic == ZYDIS_MNEMONIC_TZCNT || insn->mnemonic == ZYDIS_MNEMONIC_LZCNT)
+	if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+	    (insn->mnemonic == ZYDIS_MNEMONIC_TZCNT || insn->mnemonic == ZYDIS_MNEMONIC_LZCNT))
 		return true;
 	if (r.needs == NEEDS_NEVER || !cpu_has(v->model, (enum cpu_feature)r.feature))
 		return false;

@@ -39,6 +39,10 @@ static int checked_address(struct vcpu *v, const struct insn *i, bool write)
 
 	if (insn_linear(v, i, size, write) < 0)
 		return -1;
+	/* 64-bit addresses are not checked on the way: the memory system says #GP where a stack
+	 * reference is #SS. */
+	if (unlikely(!address_canonical(v->soft.la) || !address_canonical(v->soft.la + size - 1)))
+		return i->seg == SEG_SS ? excp_ss(v, 0) : excp_gp(v, 0);
 	if ((i->aux & VECTOR_ALIGNED) && (v->soft.la & (size - 1)))
 		return excp_gp(v, 0);
 	return 0;
@@ -67,30 +71,40 @@ static void load_any(struct vcpu *v, const struct insn *i)
 	THUNK(v, i, p);
 }
 
-static void store_any(struct vcpu *v, const struct insn *i)
-{
-	unsigned size = i->aux & VECTOR_SIZE;
-	uint64_t la;
-	void *p;
+/*
+ * An x87 store looks at its unmasked exceptions before it touches memory, and
+ * pops only when the store succeeded. Where memory cannot be written in place
+ * the old state is kept, in the image that is stale while the state is live.
+ */
+struct x87_undo {
+	uint8_t image[112];
+	uint64_t ip, dp;
+	uint16_t op;
+};
 
-	if (checked_address(v, i, true) < 0)
-		FAULT(v, i);
-	la = v->soft.la;
-	p = tlb_write_ptr(v, la, size);
-	if (unlikely(!p)) {
-		/* The instruction may change more than memory, so the store must be known to
-		 * succeed first. */
-		if (mmu_probe_write(v, la, size, MMU_CPL) < 0)
-			FAULT(v, i);
-		p = tlb_write_ptr(v, la, size);
-		v->soft.la = la;
-		vcpu_fp_load(v);
-	}
-	if (i->aux & VECTOR_X87)
-		note_x87_address(v, i);
-	if (likely(p != NULL))
-		THUNK(v, i, p);
-	THUNK_BOUNCE(v, i);
+static struct x87_undo *x87_undo(struct vcpu *v)
+{
+	return (struct x87_undo *)(v->arch.xsave + XSAVE_AREA_SIZE - sizeof(struct x87_undo));
+}
+
+static void x87_keep(struct vcpu *v)
+{
+	struct x87_undo *undo = x87_undo(v);
+
+	asm volatile("fnsave %0\n\tfrstor %0" : "+m"(undo->image));
+	undo->ip = v->arch.fpu_ip;
+	undo->dp = v->arch.fpu_dp;
+	undo->op = v->arch.fpu_op;
+}
+
+static void x87_put_back(struct vcpu *v)
+{
+	struct x87_undo *undo = x87_undo(v);
+
+	asm volatile("fninit\n\tfrstor %0" : : "m"(undo->image));
+	v->arch.fpu_ip = undo->ip;
+	v->arch.fpu_dp = undo->dp;
+	v->arch.fpu_op = undo->op;
 }
 
 /* FST and its kin store nothing when an unmasked invalid, overflow or underflow exception is now
@@ -104,6 +118,36 @@ static __attribute__((noinline)) bool x87_store_withheld(void)
 	return status & ~control & 0x1f;
 }
 
+static void store_any(struct vcpu *v, const struct insn *i)
+{
+	unsigned size = i->aux & VECTOR_SIZE;
+	bool x87_store = i->aux & VECTOR_X87_STORE,
+	     late = i->aux & (VECTOR_X87_STORE | VECTOR_LATE_STORE);
+	uint64_t la;
+	void *p;
+
+	if (checked_address(v, i, true) < 0)
+		FAULT(v, i);
+	la = v->soft.la;
+	p = tlb_write_ptr(v, la, size);
+	if (unlikely(!p)) {
+		/* The instruction may change more than memory, so the store must be known to
+		 * succeed first. */
+		if (mmu_probe_write(v, la, size, MMU_CPL) < 0 && !late)
+			FAULT(v, i);
+		vcpu_fp_load(v);
+		p = tlb_write_ptr(v, la, size);
+		if (!p && x87_store && !x87_exception_pending())
+			x87_keep(v);
+		v->soft.la = la;
+	}
+	if (i->aux & VECTOR_X87)
+		note_x87_address(v, i);
+	if (likely(p != NULL))
+		THUNK(v, i, p);
+	THUNK_BOUNCE(v, i);
+}
+
 void vector_store_finish(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = i->aux & VECTOR_SIZE;
@@ -111,8 +155,13 @@ void vector_store_finish(struct vcpu *v, const struct insn *i)
 	if ((i->aux & VECTOR_X87_STORE) && x87_store_withheld())
 		NEXT(v, i);
 	/* The operation changed no general register, so the address is what it was. */
-	if (insn_linear(v, i, size, true) < 0 || mem_store_bounce(v, v->soft.la, size) < 0)
+	if (insn_linear(v, i, size, true) < 0 || mem_store_bounce(v, v->soft.la, size) < 0) {
+		if (i->aux & VECTOR_X87_STORE) {
+			vcpu_fp_load(v);
+			x87_put_back(v);
+		}
 		FAULT(v, i);
+	}
 	vcpu_fp_load(v);
 	NEXT(v, i);
 }

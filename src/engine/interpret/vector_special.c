@@ -197,12 +197,17 @@ static __attribute__((noinline)) int gather(struct vcpu *v, const struct insn *i
 	const struct native_code *code = i->code;
 	unsigned element = i->aux & 0x10 ? 8 : 4, count = i->aux >> 8;
 	uint64_t base = REG(v, i->base, const uint64_t) + (uint64_t)(int64_t)i->disp;
+	unsigned mask_len = count * (i->aux & 0x30 ? 8 : 4); /* the vector length */
 	uint8_t dst[32], mask[32], index[32];
 	int r = 0;
 
 	native_vector_get(code, i->dst)(dst);
 	native_vector_get(code, i->src)(mask);
 	native_vector_get(code, i->aux & 15)(index);
+	/* The mask is normalised before the first access, as a fault shows. */
+	for (unsigned k = 0; k < mask_len; k += element)
+		bytes_fill(mask + k, mask[k + element - 1] & 0x80 ? 0xff : 0, element);
+	bytes_zero(mask + mask_len, sizeof(mask) - mask_len);
 	for (unsigned k = 0; k < count; k++) {
 		uint8_t *m = mask + k * element;
 

@@ -1,0 +1,198 @@
+/*
+ * oracle: random instructions on the bare CPU and on the engine, compared.
+ *
+ *   oracle [--cases N] [--seed N] [--model NAME] [--only TEXT] [--failures N]
+ *   oracle --one SEED     repeats one case and shows both results
+ *
+ * Exit status 0: all equal; 1: some differ; 2: usage or host trouble; 77: skipped.
+ */
+#include "oracle.h"
+#include "cpu/model.h"
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#define BATCH 256u
+
+struct run {
+	struct native *native;
+	struct target *target;
+	struct oracle_case *cases; /* two batches, shared with the child */
+	const char *only;
+	uint64_t seed, next, total, failed, lost, faults;
+	unsigned max_failures;
+};
+
+static uint64_t case_seed(const struct run *run, uint64_t n)
+{
+	return run->seed + n * 0x9e3779b97f4a7c15ull;
+}
+
+static double seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void report(const struct oracle_case *c)
+{
+	print_case(c);
+	compare_case(c, true);
+	fflush(stdout);
+}
+
+static void check(struct run *run, const struct oracle_case *c)
+{
+	run->faults += c->native.vector != NO_VECTOR;
+	if (!c->native.done) {
+		run->lost++;
+		printf("native side lost a case:\n");
+		print_case(c);
+		return;
+	}
+	if (compare_case(c, false))
+		return;
+	if (run->failed++ < run->max_failures)
+		report(c);
+}
+
+static unsigned generate_batch(struct run *run, unsigned first)
+{
+	unsigned n = 0;
+
+	while (n < BATCH && run->next < run->total) {
+		generate_case(&run->cases[first + n], case_seed(run, run->next++), run->only);
+		n++;
+	}
+	return n;
+}
+
+/* The child runs a batch while this process runs the same on the engine and prepares the next. */
+static void run_all(struct run *run)
+{
+	double started = seconds(), said = started;
+	unsigned first = 0, count = generate_batch(run, first);
+	uint64_t done = 0;
+
+	while (count) {
+		unsigned next_first = first ? 0 : BATCH, next_count;
+
+		native_submit(run->native, first, count);
+		for (unsigned i = 0; i < count; i++)
+			target_run(run->target, &run->cases[first + i]);
+		next_count = generate_batch(run, next_first);
+		native_wait(run->native);
+		for (unsigned i = 0; i < count; i++)
+			check(run, &run->cases[first + i]);
+		done += count;
+		first = next_first;
+		count = next_count;
+		if (run->total > 2000000 && seconds() - said > 30) {
+			said = seconds();
+			printf("%lu cases, %lu differ, %.0f/s\n", done, run->failed,
+			       (double)done / (said - started));
+			fflush(stdout);
+		}
+		if (run->failed > run->max_failures * 20ull + 1000)
+			break;
+	}
+	printf("oracle: %lu cases (%lu faulted natively), %u mnemonics, seed %lu: %lu differ, %lu "
+	       "lost; %.0f cases/s\n",
+	       done, run->faults, template_mnemonics(), run->seed, run->failed, run->lost,
+	       (double)done / (seconds() - started));
+}
+
+static int usage(void)
+{
+	fprintf(stderr, "usage: oracle [--cases N] [--seed N] [--model NAME] [--only TEXT] "
+			"[--failures N] [--one SEED]\n");
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "cases", required_argument, NULL, 'c' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "one", required_argument, NULL, 'o' },
+		{ "only", required_argument, NULL, 'm' },
+		{ "model", required_argument, NULL, 'M' },
+		{ "failures", required_argument, NULL, 'f' },
+		{ 0 },
+	};
+	struct run run = { .total = 100000, .seed = 1, .max_failures = 10 };
+	const char *model_name = "host", *error = NULL;
+	const struct cpu_model *model;
+	uint64_t one = 0;
+	bool only_one = false;
+	uint8_t *pristine;
+	int o;
+
+	while ((o = getopt_long(argc, argv, "", options, NULL)) >= 0)
+		switch (o) {
+		case 'c':
+			run.total = strtoull(optarg, NULL, 0);
+			break;
+		case 's':
+			run.seed = strtoull(optarg, NULL, 0);
+			break;
+		case 'o':
+			one = strtoull(optarg, NULL, 0);
+			only_one = true;
+			break;
+		case 'm':
+			run.only = optarg;
+			break;
+		case 'M':
+			model_name = optarg;
+			break;
+		case 'f':
+			run.max_failures = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		default:
+			return usage();
+		}
+	if (optind != argc)
+		return usage();
+	if (!__builtin_cpu_supports("avx2")) {
+		printf("oracle: skipped: this host has no AVX2\n");
+		return 77;
+	}
+	model = cpu_model_new(model_name, 1, 1000000, &error);
+	if (!model || template_init(model) < 0) {
+		fprintf(stderr, "oracle: %s\n", error ? error : "no instruction decodes");
+		return 2;
+	}
+	pristine = mmap(NULL, DATA_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			-1, 0);
+	run.cases = mmap(NULL, 2 * BATCH * sizeof(*run.cases), PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (pristine == MAP_FAILED || run.cases == MAP_FAILED) {
+		perror("oracle: mmap");
+		return 2;
+	}
+	generate_data(pristine, 0x1e5);
+	run.native = native_start(pristine, run.cases, 2 * BATCH);
+	run.target = target_new(pristine, model);
+	if (!run.native || !run.target)
+		return 2;
+	if (only_one) {
+		generate_case(&run.cases[0], one, run.only);
+		native_submit(run.native, 0, 1);
+		target_run(run.target, &run.cases[0]);
+		native_wait(run.native);
+		report(&run.cases[0]);
+		run.failed = !compare_case(&run.cases[0], false);
+	} else {
+		run_all(&run);
+	}
+	native_stop(run.native);
+	target_free(run.target);
+	cpu_model_free(model);
+	return run.failed || run.lost ? 1 : 0;
+}

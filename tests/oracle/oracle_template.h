@@ -1,0 +1,15 @@
+/* Between the template table and the generator: needs Zydis, which the rest of the oracle does not.
+ */
+#ifndef INSULA_TESTS_ORACLE_TEMPLATE_H
+#define INSULA_TESTS_ORACLE_TEMPLATE_H
+
+#include "oracle.h"
+#include <Zydis/Zydis.h>
+
+extern ZydisDecoder template_decoder;
+/* Both sides may run it. */
+bool template_acceptable(const ZydisDecodedInstruction *insn);
+/* Prefixes and opcode with the given REX.RXB (or VEX) bits; returns their length. */
+unsigned template_bytes(const struct template *t, uint8_t *out, unsigned rex_or_rxb, unsigned vvvv);
+
+#endif
