@@ -72,6 +72,8 @@ enum case_skip {
 	SKIP_FAULT_OFFSET =
 		1 << 1, /* which byte of a large operand CR2 names is the CPU's choice */
 	SKIP_FAULT_MEMORY = 1 << 2, /* and how much of it was written */
+	SKIP_FAULT =
+		1 << 3, /* whether a masked store faults on bytes that it does not store is too */
 };
 
 /* xoshiro256** */

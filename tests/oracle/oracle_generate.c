@@ -496,15 +496,37 @@ static unsigned written_gprs(const struct piece *p)
 	return mask;
 }
 
-static uint32_t skips(const ZydisDecodedInstruction *insn)
+/* Stores of MMX registers: some CPUs have switched to MMX state when the store faults. */
+static bool mmx_store(const struct piece *p)
 {
-	switch (insn->mnemonic) {
-	case ZYDIS_MNEMONIC_MOVNTQ:
+	bool mmx = false, store = false;
+
+	for (unsigned i = 0; i < p->insn.operand_count; i++) {
+		const ZydisDecodedOperand *op = &p->ops[i];
+
+		mmx |= op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		       ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_MMX;
+		store |= op->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+			 (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+	}
+	return mmx && store;
+}
+
+static uint32_t skips(const struct piece *p)
+{
+	const ZydisDecodedInstruction *insn = &p->insn;
+
+	if (mmx_store(p) && insn->mnemonic != ZYDIS_MNEMONIC_MASKMOVQ)
 		return SKIP_FAULT_X87;
+	switch (insn->mnemonic) {
 	case ZYDIS_MNEMONIC_MASKMOVQ:
-		return SKIP_FAULT_X87 | SKIP_FAULT_OFFSET;
 	case ZYDIS_MNEMONIC_MASKMOVDQU:
 	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+		return SKIP_FAULT;
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
 	case ZYDIS_MNEMONIC_FRSTOR:
 	case ZYDIS_MNEMONIC_FLDENV:
 		return SKIP_FAULT_OFFSET;
@@ -584,7 +606,7 @@ void generate_case(struct oracle_case *c, uint64_t seed, const char *only)
 			continue;
 		if (relative_branch(&p.insn))
 			c->branches = true;
-		c->skip |= skips(&p.insn);
+		c->skip |= skips(&p);
 		branches[c->insns] = p.insn;
 		append(c, &p);
 		written |= written_gprs(&p);

@@ -56,6 +56,22 @@ static int area_access(struct vcpu *v, const struct sysop *op, uint64_t ea, void
 	return 0;
 }
 
+static int area_probe(struct vcpu *v, const struct sysop *op, unsigned len)
+{
+	return area_access(v, op, sysop_ea(v, op), NULL, len, true, true);
+}
+
+/* Hardware looks at the far end of an area first, then at it all. */
+static int area_check(struct vcpu *v, const struct sysop *op, unsigned len, bool write)
+{
+	if (vector_linear(v, op->seg, sysop_ea(v, op) + len - 1, 1, write) < 0)
+		return -1;
+	if ((write ? mmu_probe_write(v, v->soft.la, 1, MMU_CPL)
+		   : mmu_probe_read(v, v->soft.la, 1, MMU_CPL)) < 0)
+		return -1;
+	return write ? area_probe(v, op, len) : 0;
+}
+
 static int area_read(struct vcpu *v, const struct sysop *op, unsigned offset, void *bytes,
 		     unsigned len)
 {
@@ -66,11 +82,6 @@ static int area_write(struct vcpu *v, const struct sysop *op, unsigned offset, v
 		      unsigned len)
 {
 	return area_access(v, op, sysop_ea(v, op) + offset, bytes, len, true, false);
-}
-
-static int area_probe(struct vcpu *v, const struct sysop *op, unsigned offset, unsigned len)
-{
-	return area_access(v, op, sysop_ea(v, op) + offset, NULL, len, true, true);
 }
 
 static int check_alignment(struct vcpu *v, const struct sysop *op, unsigned align)
@@ -138,7 +149,7 @@ static int fxsave(struct vcpu *v, const struct sysop *op)
 	live = image_open(v);
 	bytes_copy(legacy, v->arch.xsave, len);
 	pointers_write(v, op, legacy);
-	r = area_probe(v, op, 0, XSAVE_LEGACY_SIZE);
+	r = area_check(v, op, XSAVE_LEGACY_SIZE, true);
 	if (r == 0)
 		r = area_write(v, op, 0, legacy, len);
 	image_close(v, live);
@@ -154,7 +165,8 @@ static int fxrstor(struct vcpu *v, const struct sysop *op)
 
 	if (v->arch.cr0 & (CR0_EM | CR0_TS))
 		return excp_nm(v);
-	if (check_alignment(v, op, 16) < 0 || area_read(v, op, 0, legacy, sizeof(legacy)) < 0)
+	if (check_alignment(v, op, 16) < 0 || area_check(v, op, sizeof(legacy), false) < 0 ||
+	    area_read(v, op, 0, legacy, sizeof(legacy)) < 0)
 		return -1;
 	if (bytes_load32(legacy + FXSAVE_OFFSET_MXCSR) & MXCSR_RESERVED)
 		return excp_gp(v, 0);
@@ -187,12 +199,11 @@ struct piece {
 	const void *from;
 };
 
-static int pieces_write(struct vcpu *v, const struct sysop *op, const struct piece *pieces,
-			unsigned count)
+static int pieces_write(struct vcpu *v, const struct sysop *op, uint64_t rfbm,
+			const struct piece *pieces, unsigned count)
 {
-	for (unsigned i = 0; i < count; i++)
-		if (area_probe(v, op, pieces[i].offset, pieces[i].len) < 0)
-			return -1;
+	if (area_check(v, op, xsave_compacted_size(rfbm), true) < 0)
+		return -1;
 	for (unsigned i = 0; i < count; i++)
 		if (area_write(v, op, pieces[i].offset, (void *)(uintptr_t)pieces[i].from,
 			       pieces[i].len) < 0)
@@ -233,7 +244,8 @@ static int save_standard(struct vcpu *v, const struct sysop *op, bool optimise)
 	bool live;
 	int r;
 
-	if (area_read(v, op, XSAVE_OFFSET_HEADER, &xstate_bv, 8) < 0)
+	if (area_check(v, op, xsave_compacted_size(rfbm), true) < 0 ||
+	    area_read(v, op, XSAVE_OFFSET_HEADER, &xstate_bv, 8) < 0)
 		return -1;
 	live = image_open(v);
 	in_use = image_of(v)->header.xstate_bv;
@@ -243,7 +255,7 @@ static int save_standard(struct vcpu *v, const struct sysop *op, bool optimise)
 	n = pieces_of(v, legacy, optimise ? rfbm & in_use : rfbm,
 		      rfbm & (XFEATURE_SSE | XFEATURE_AVX), pieces);
 	pieces[n++] = (struct piece){ XSAVE_OFFSET_HEADER, 8, &xstate_bv };
-	r = pieces_write(v, op, pieces, n);
+	r = pieces_write(v, op, rfbm, pieces, n);
 	image_close(v, live);
 	return r;
 }
@@ -269,7 +281,7 @@ static int save_compacted(struct vcpu *v, const struct sysop *op)
 	header[1] = rfbm | XCOMP_COMPACTED;
 	n = pieces_of(v, legacy, save, save & XFEATURE_SSE, pieces);
 	pieces[n++] = (struct piece){ XSAVE_OFFSET_HEADER, 16, header };
-	r = pieces_write(v, op, pieces, n);
+	r = pieces_write(v, op, rfbm, pieces, n);
 	image_close(v, live);
 	return r;
 }
@@ -326,15 +338,14 @@ static int restore(struct vcpu *v, const struct sysop *op, bool supervisor)
 	struct xrstor_header header;
 	bool live, mxcsr, compacted;
 
-	if (area_read(v, op, XSAVE_OFFSET_HEADER, &header, sizeof(header)) < 0)
+	if (area_read(v, op, 0, legacy, sizeof(legacy)) < 0 ||
+	    area_read(v, op, XSAVE_OFFSET_HEADER, &header, sizeof(header)) < 0)
 		return -1;
 	if (!header_valid(v, &header, supervisor))
 		return excp_gp(v, 0);
 	compacted = header.xcomp_bv & XCOMP_COMPACTED;
 	take = rfbm & header.xstate_bv;
 	mxcsr = compacted ? take & XFEATURE_SSE : rfbm & (XFEATURE_SSE | XFEATURE_AVX);
-	if (area_read(v, op, 0, legacy, sizeof(legacy)) < 0)
-		return -1;
 	if ((take & XFEATURE_AVX) && area_read(v, op, XSAVE_AVX_OFFSET, ymm_high, vector_bytes) < 0)
 		return -1;
 	if (mxcsr && (bytes_load32(legacy + FXSAVE_OFFSET_MXCSR) & MXCSR_RESERVED))
@@ -486,7 +497,7 @@ static int fnstenv(struct vcpu *v, const struct sysop *op)
 
 	if (v->arch.cr0 & (CR0_EM | CR0_TS))
 		return excp_nm(v);
-	if (area_probe(v, op, 0, env_size(op)) < 0)
+	if (area_probe(v, op, env_size(op)) < 0)
 		return -1;
 	vcpu_fp_load(v);
 	asm volatile("fnstenv %0" : "=m"(env));
@@ -501,7 +512,7 @@ static int fnsave(struct vcpu *v, const struct sysop *op)
 
 	if (v->arch.cr0 & (CR0_EM | CR0_TS))
 		return excp_nm(v);
-	if (area_probe(v, op, 0, env_size(op) + sizeof(image.st)) < 0)
+	if (area_probe(v, op, env_size(op) + sizeof(image.st)) < 0)
 		return -1;
 	vcpu_fp_load(v);
 	asm volatile("fnsave %0" : "=m"(image));
@@ -521,7 +532,7 @@ static int fldenv(struct vcpu *v, const struct sysop *op)
 	vcpu_fp_load(v);
 	if (x87_exception_pending())
 		return excp_raise(v, VEC_MF);
-	if (area_read(v, op, 0, in, env_size(op)) < 0)
+	if (area_check(v, op, env_size(op), false) < 0 || area_read(v, op, 0, in, env_size(op)) < 0)
 		return -1;
 	vcpu_fp_load(v);
 	env_read(v, op, in, &env);
@@ -540,7 +551,8 @@ static int frstor(struct vcpu *v, const struct sysop *op)
 	vcpu_fp_load(v);
 	if (x87_exception_pending())
 		return excp_raise(v, VEC_MF);
-	if (area_read(v, op, 0, in, len + sizeof(image.st)) < 0)
+	if (area_check(v, op, len + sizeof(image.st), false) < 0 ||
+	    area_read(v, op, 0, in, len + sizeof(image.st)) < 0)
 		return -1;
 	vcpu_fp_load(v);
 	env_read(v, op, in, &image.env);

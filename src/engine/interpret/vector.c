@@ -116,6 +116,20 @@ static bool x87_result_store(ZydisMnemonic mnemonic)
 	}
 }
 
+/* x87 and MMX instructions with a memory operand that report a pending exception. */
+static bool waits(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
+{
+	if (insn->mnemonic == ZYDIS_MNEMONIC_FNSTCW || insn->mnemonic == ZYDIS_MNEMONIC_FNSTSW)
+		return false;
+	if (insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 || insn->mnemonic == ZYDIS_MNEMONIC_FISTTP)
+		return true;
+	for (unsigned i = 0; i < insn->operand_count; i++)
+		if (operands[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetClass(operands[i].reg.value) == ZYDIS_REGCLASS_MMX)
+			return true;
+	return false;
+}
+
 /* Must the memory operand be aligned? Legacy 16-byte operands, and the moves that say so by name.
  */
 static bool aligned_form(const ZydisDecodedInstruction *insn, unsigned size)
@@ -201,6 +215,8 @@ bool vector_decode(struct vcpu *v, struct native_code *code, const ZydisDecodedI
 		out->aux |= VECTOR_STORE;
 	if (x87_result_store(insn->mnemonic))
 		out->aux |= VECTOR_X87_STORE;
+	if (waits(insn, operands))
+		out->aux |= VECTOR_WAITS;
 	if (insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)
 		out->aux |= VECTOR_LATE_STORE;
 	out->handler = vector_memory_handler(out->aux, fast64);

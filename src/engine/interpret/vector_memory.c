@@ -48,19 +48,33 @@ static int checked_address(struct vcpu *v, const struct insn *i, bool write)
 	return 0;
 }
 
+static void operand_fault(struct vcpu *v, const struct insn *i)
+{
+	vcpu_fp_load(v);
+	if ((i->aux & VECTOR_WAITS) && x87_exception_pending())
+		excp_raise(v, VEC_MF);
+	FAULT(v, i);
+}
+
+#define OPERAND_FAULT(v, i)              \
+	do {                             \
+		operand_fault((v), (i)); \
+		return;                  \
+	} while (0)
+
 static void load_any(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = i->aux & VECTOR_SIZE;
 	void *p;
 
 	if (checked_address(v, i, false) < 0)
-		FAULT(v, i);
+		OPERAND_FAULT(v, i);
 	p = tlb_read_ptr(v, v->soft.la, size);
 	if (unlikely(!p)) {
 		uint64_t la = v->soft.la;
 
 		if (mem_load_bounce(v, la, size) < 0)
-			FAULT(v, i);
+			OPERAND_FAULT(v, i);
 		v->soft.la = la;
 		p = v->soft.bounce;
 		vcpu_fp_load(
@@ -127,14 +141,14 @@ static void store_any(struct vcpu *v, const struct insn *i)
 	void *p;
 
 	if (checked_address(v, i, true) < 0)
-		FAULT(v, i);
+		OPERAND_FAULT(v, i);
 	la = v->soft.la;
 	p = tlb_write_ptr(v, la, size);
 	if (unlikely(!p)) {
 		/* The instruction may change more than memory, so the store must be known to
 		 * succeed first. */
 		if (mmu_probe_write(v, la, size, MMU_CPL) < 0 && !late)
-			FAULT(v, i);
+			OPERAND_FAULT(v, i);
 		vcpu_fp_load(v);
 		p = tlb_write_ptr(v, la, size);
 		if (!p && x87_store && !x87_exception_pending())

@@ -10,13 +10,13 @@
 #include "engine/interpret/vector.h"
 
 /* insn.aux of a record with a memory operand. */
-#define VECTOR_SIZE       0x7fu  /* bytes of the operand */
-#define VECTOR_ALIGNED    0x80u  /* misaligned: #GP(0) */
-#define VECTOR_X87        0x100u /* sets the x87 data pointer */
-#define VECTOR_X87_STORE  0x200u /* an unmasked exception may have withheld the store */
-#define VECTOR_STORE      0x400u
-#define VECTOR_LATE_STORE 0x800u /* a fault of the store leaves MXCSR flags set, as hardware does \
-				  */
+#define VECTOR_SIZE       0x7fu   /* bytes of the operand */
+#define VECTOR_ALIGNED    0x80u   /* misaligned: #GP(0) */
+#define VECTOR_X87        0x100u  /* sets the x87 data pointer */
+#define VECTOR_X87_STORE  0x200u  /* an unmasked exception may have withheld the store */
+#define VECTOR_STORE      0x400u  /* else a load */
+#define VECTOR_LATE_STORE 0x800u  /* a faulting store leaves MXCSR's flags set */
+#define VECTOR_WAITS      0x1000u /* a pending x87 exception comes before the operand's faults */
 
 /* A thunk of a record with a memory operand: p is its host address, or soft.bounce. */
 typedef void native_thunk(struct vcpu *v, const struct insn *i, void *p);

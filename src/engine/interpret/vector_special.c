@@ -221,6 +221,7 @@ static __attribute__((noinline)) int gather(struct vcpu *v, const struct insn *i
 					 dst + k * element, element);
 			if (r < 0)
 				break;
+			bytes_zero(dst + mask_len, sizeof(dst) - mask_len);
 		}
 		/* Done elements stay done: a fault at a later one restarts behind them. */
 		bytes_zero(m, element);
