@@ -3,6 +3,7 @@
  *
  *   oracle [--cases N] [--seed N] [--model NAME] [--only TEXT] [--failures N]
  *   oracle --one SEED     repeats one case and shows both results
+ *   --step                the engine executes one instruction at a time
  *
  * Exit status 0: all equal; 1: some differ; 2: usage or host trouble; 77: skipped.
  */
@@ -110,7 +111,7 @@ static void run_all(struct run *run)
 static int usage(void)
 {
 	fprintf(stderr, "usage: oracle [--cases N] [--seed N] [--model NAME] [--only TEXT] "
-			"[--failures N] [--one SEED]\n");
+			"[--failures N] [--step] [--one SEED]\n");
 	return 2;
 }
 
@@ -123,13 +124,14 @@ int main(int argc, char **argv)
 		{ "only", required_argument, NULL, 'm' },
 		{ "model", required_argument, NULL, 'M' },
 		{ "failures", required_argument, NULL, 'f' },
+		{ "step", no_argument, NULL, 'S' },
 		{ 0 },
 	};
 	struct run run = { .total = 100000, .seed = 1, .max_failures = 10 };
 	const char *model_name = "host", *error = NULL;
 	const struct cpu_model *model;
 	uint64_t one = 0;
-	bool only_one = false;
+	bool only_one = false, stepping = false;
 	uint8_t *pristine;
 	int o;
 
@@ -153,6 +155,9 @@ int main(int argc, char **argv)
 			break;
 		case 'f':
 			run.max_failures = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		case 'S':
+			stepping = true;
 			break;
 		default:
 			return usage();
@@ -178,7 +183,7 @@ int main(int argc, char **argv)
 	}
 	generate_data(pristine, 0x1e5);
 	run.native = native_start(pristine, run.cases, 2 * BATCH);
-	run.target = target_new(pristine, model);
+	run.target = target_new(pristine, model, stepping);
 	if (!run.native || !run.target)
 		return 2;
 	if (only_one) {

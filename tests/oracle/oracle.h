@@ -142,7 +142,7 @@ bool native_wait(struct native *n);
 
 /* oracle_engine.c */
 struct target;
-struct target *target_new(const uint8_t *pristine, const struct cpu_model *model);
+struct target *target_new(const uint8_t *pristine, const struct cpu_model *model, bool stepping);
 void target_free(struct target *t);
 void target_run(struct target *t, struct oracle_case *c);
 

@@ -320,6 +320,7 @@ static insn_handler *decode_gather(struct native_code *code, const struct vector
 	i->dst = (uint8_t)register_id(dst);
 	i->src = (uint8_t)register_id(mask);
 	i->index = SLOT_ZERO;
+	i->shift = (uint8_t)__builtin_ctz(mem->mem.scale);
 	i->aux = GATHER_AUX(index_reg, element == 8, index == 8, bytes / wide);
 	i->code = code;
 	return do_gather;
