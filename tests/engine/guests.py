@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Builds the guests of guest/tests and runs each under Insula and under QEMU TCG.
+
+Each guest prints `ok`, `FAIL` or `skip` lines by what the manuals say and ends
+through port 0xf4. A line that fails under QEMU is excused if QEMU_DEVIATES
+names it with the reason; Insula has no such list.
+"""
+import argparse
+import os
+import shutil
+import struct
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SOURCES = os.path.join(ROOT, "guest", "tests")
+WIDTHS = {"limits": 32, "callgate": 32, "task": 32}
+# Guests whose end is not a debug exit: name -> what ends them.
+ENDS = {}
+QEMU_DEVIATES = {}
+BOCHS_DEVIATES = {}
+QEMU_CPU = {}
+BOCHS_CPU = {}
+TIMEOUT = 60
+
+FLAGS = ["-O1", "-ffreestanding", "-fno-pic", "-fno-pie", "-fno-stack-protector", "-fcf-protection=none",
+         "-mgeneral-regs-only", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-mno-red-zone",
+         "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-array-bounds", "-nostdlib", "-I", SOURCES]
+
+
+def newer(target, inputs):
+    return os.path.exists(target) and all(os.path.getmtime(i) <= os.path.getmtime(target) for i in inputs)
+
+
+def build(name, out):
+    width = WIDTHS[name]
+    target = os.path.join(out, name + ".elf")
+    source = next(p for p in (os.path.join(SOURCES, name + e) for e in (".c", ".S")) if os.path.exists(p))
+    inputs = [os.path.join(SOURCES, f) for f in ("lib.c", "lib.h", "lib.ld", "start%d.S" % width)] + [source]
+    extra = os.path.join(SOURCES, name + "_low.S")
+    if os.path.exists(extra):
+        inputs.append(extra)
+    if newer(target, inputs):
+        return target
+    objects = []
+    for i in inputs:
+        if i.endswith((".c", ".S")):
+            o = os.path.join(out, "%s-%s.o" % (name, os.path.basename(i)))
+            subprocess.run(["gcc", "-m%d" % width] + FLAGS + ["-c", i, "-o", o], check=True)
+            objects.append(o)
+    linked = target + ".tmp"
+    subprocess.run(["ld", "-m", "elf_i386" if width == 32 else "elf_x86_64", "-static", "-z", "max-page-size=4096",
+                    "-z", "noexecstack", "--no-warn-rwx-segments", "-T", os.path.join(SOURCES, "lib.ld"), "-o", linked]
+                   + objects, check=True)
+    if width == 64:  # multiboot loaders take 32-bit ELF only
+        subprocess.run(["objcopy", "-O", "elf32-i386", linked], check=True)
+    os.rename(linked, target)
+    return target
+
+
+def run(command):
+    try:
+        p = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           timeout=TIMEOUT)
+        return p.returncode, p.stdout.decode("latin-1"), p.stderr.decode("latin-1")
+    except subprocess.TimeoutExpired as e:
+        return None, (e.stdout or b"").decode("latin-1"), ""
+
+
+def qemu_command(name, qemu, image):
+    return [qemu, "-accel", "tcg", "-cpu", QEMU_CPU.get(name, "max"), "-m", "64", "-display", "none", "-serial",
+            "stdio", "-monitor", "none", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel",
+            image]
+
+
+def insula_command(name, insula, image):
+    return [insula, "run", "--kernel", image, "--mem", "64M", "--debug-exit", "--no-reboot"]
+
+
+BOCHSRC = """display_library: rfb, options="timeout=0"
+romimage: file={rom}
+vgaromimage: file={vga}
+megs: 64
+cpu: model={cpu}, count=1, ips=50000000, reset_on_triple_fault=0
+com1: enabled=1, mode=file, dev={out}
+log: {log}
+panic: action=fatal
+error: action=ignore
+info: action=ignore
+speaker: enabled=0
+sound: driver=dummy
+"""
+
+
+def run_bochs(name, bochs, image, out):
+    """Bochs starts from a ROM that carries the image; COM1 goes to a file."""
+    def path(suffix):
+        return os.path.join(out, "%s-bochs.%s" % (name, suffix))
+    with open(image, "rb") as f:
+        entry = struct.unpack_from("<I", f.read(28), 24)[0]
+    subprocess.run(["objcopy", "-O", "binary", image, path("img")], check=True)
+    subprocess.run(["gcc", "-m32", "-c", os.path.join(SOURCES, "bochs_rom.S"), "-o", path("o")], check=True)
+    subprocess.run(["ld", "-m", "elf_i386", "-Ttext", "0", "--oformat", "binary", "-e", "rom", "-o", path("boot"),
+                    path("o")], check=True)
+    with open(path("img"), "rb") as f:
+        img = f.read()
+    with open(path("boot"), "rb") as f:
+        boot = bytearray(f.read())
+    size = 0x80000
+    struct.pack_into("<III", boot, 0, len(img), entry, 0x100000000 - size)
+    with open(path("rom"), "wb") as f:
+        f.write(img.ljust(size - len(boot), b"\0") + boot)
+    vga = bytearray(32768)
+    vga[0:4] = b"\x55\xaa\x40\xcb"
+    vga[-1] = -sum(vga) & 255
+    with open(path("vga"), "wb") as f:
+        f.write(vga)
+    with open(path("rc"), "w") as f:
+        f.write("c\n")
+    with open(path("conf"), "w") as f:
+        f.write(BOCHSRC.format(rom=path("rom"), vga=path("vga"), out=path("txt"), log=path("log"),
+                               cpu=BOCHS_CPU.get(name, "corei7_skylake_x")))
+    if os.path.exists(path("txt")):
+        os.remove(path("txt"))
+    status, _, err = run([bochs, "-q", "-f", path("conf"), "-rc", path("rc")])
+    text = ""
+    if os.path.exists(path("txt")):
+        with open(path("txt"), encoding="latin-1") as f:
+            text = f.read()
+    ended = "verdict:" in text
+    return (3 if "verdict: fail" in text else 1) if ended else status, text, err
+
+
+def judge(name, engine, result, verbose):
+    """Returns the number of lines that count against the engine."""
+    status, out, err = result
+    want = ENDS.get(name, {}).get(engine, 1)
+    lines = [l.rstrip("\r") for l in out.split("\n")]
+    bad = [l for l in lines if l.startswith("FAIL")]
+    excuses = {"qemu": QEMU_DEVIATES, "bochs": BOCHS_DEVIATES}.get(engine, {}).get(name, {})
+    excused = [l for l in bad if any(l[5:].startswith(e) for e in excuses)]
+    counted = [l for l in bad if l not in excused]
+    oks = sum(l.startswith("ok") for l in lines)
+    skips = [l for l in lines if l.startswith("skip")]
+    end_ok = status == want or (excused and not counted and status == 3)
+    note = "%d ok" % oks
+    if skips:
+        note += ", %d skipped" % len(skips)
+    if excused:
+        note += ", %d excused" % len(excused)
+    if counted:
+        note += ", %d FAILED" % len(counted)
+    if not end_ok:
+        note += ", ended with %s instead of %s" % ("timeout" if status is None else status, want)
+    print("%-10s %-6s %s" % (name, engine, note))
+    for l in counted if not verbose else lines:
+        print("    " + l)
+    if not end_ok and err:
+        print("    stderr: " + err.strip()[-400:])
+    return len(counted) + (not end_ok)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="guests to run (all)")
+    parser.add_argument("--out", default=os.path.join(ROOT, "build", "guests"), help="where images are built")
+    parser.add_argument("--insula", default=os.path.join(ROOT, "build", "insula"))
+    parser.add_argument("--only", choices=["insula", "qemu", "bochs"])
+    parser.add_argument("-v", "--verbose", action="store_true", help="show every line")
+    args = parser.parse_args()
+    os.makedirs(args.out, exist_ok=True)
+    qemu = shutil.which("qemu-system-x86_64") if args.only in (None, "qemu") else None
+    bochs = shutil.which("bochs-bin") if args.only == "bochs" else None
+    insula = args.insula if args.only in (None, "insula") and os.path.exists(args.insula) else None
+    if args.only in (None, "qemu") and not qemu:
+        print("SKIP qemu: qemu-system-x86_64 is not installed")
+    if args.only in (None, "insula") and not insula:
+        print("SKIP insula: %s does not exist" % args.insula)
+    failures = 0
+    for name in args.names or sorted(WIDTHS):
+        image = build(name, args.out)
+        if insula:
+            failures += judge(name, "insula", run(insula_command(name, insula, image)), args.verbose)
+        if qemu:
+            failures += judge(name, "qemu", run(qemu_command(name, qemu, image)), args.verbose)
+        if bochs:
+            failures += judge(name, "bochs", run_bochs(name, bochs, image, args.out), args.verbose)
+    if not insula and not qemu and not bochs:
+        return 77
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
