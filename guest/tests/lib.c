@@ -266,14 +266,14 @@ void tables_init(void)
 	*(uint16_t *)(tss + 8) = DATA;
 #endif
 	*(uint16_t *)(tss + 102) = sizeof(tss); /* no I/O map */
+	outb(0x21, 0xff); /* the 8259s as firmware left them would interrupt on exception vectors */
+	outb(0xa1, 0xff);
 }
 
 #define LAPIC ((volatile uint32_t *)0xfee00000)
 
 void lapic_enable(void)
 {
-	outb(0x21, 0xff);
-	outb(0xa1, 0xff);
 	LAPIC[0xf0 / 4] = 0x1ff;
 	LAPIC[0x80 / 4] = 0;
 }

@@ -14,9 +14,10 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SOURCES = os.path.join(ROOT, "guest", "tests")
-WIDTHS = {"limits": 32, "callgate": 32, "task": 32}
+WIDTHS = {"limits": 32, "callgate": 32, "task": 32, "vm86": 32, "debug": 32, "shadow": 32, "fault": 32,
+          "triple": 32}
 # Guests whose end is not a debug exit: name -> what ends them.
-ENDS = {}
+ENDS = {"triple": {"insula": 3, "qemu": 0, "bochs": 1}}
 QEMU_DEVIATES = {}
 BOCHS_DEVIATES = {}
 QEMU_CPU = {}
