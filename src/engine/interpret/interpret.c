@@ -67,6 +67,8 @@ void insn_sysop(struct vcpu *v, const struct insn *i)
 	if (status == SYSOP_DONE) {
 		v->arch.rip += op->len;
 		wrap_rip(v);
+	} else if (status == SYSOP_AGAIN) {
+		v->arch.rflags |= FLAG_RF; /* events between the pieces of a REP push it set */
 	}
 	v->soft.exit = status < 0 ? TRACE_FAULT : TRACE_EVENTS;
 	STOP(v);
@@ -287,6 +289,8 @@ static void step(struct vcpu *v, struct interpret *in)
 		return;
 	}
 	swallow = tf && swallows_step(t);
+	/* RF lasts one instruction; IRET and an unfinished REP may set it anew. */
+	v->arch.rflags &= ~(uint64_t)FLAG_RF;
 	v->arch.shadow = SHADOW_NONE;
 	vcpu_fp_load(v);
 	atomic_fetch_or_explicit(&v->req, REQ_SHADOW, memory_order_relaxed);
@@ -298,7 +302,6 @@ static void step(struct vcpu *v, struct interpret *in)
 		deliver_fault(v);
 		return;
 	}
-	v->arch.rflags &= ~(uint64_t)FLAG_RF | (swallow ? FLAG_RF : 0);
 	if (v->soft.mode & MODE_BREAK)
 		hits = mmu_take_watch_hits(v);
 	if (v->arch.shadow == SHADOW_MOV_SS)

@@ -156,8 +156,10 @@ static inline int element_linear(struct vcpu *v, unsigned seg, uint64_t offset, 
 			reg_update(v, RCX, count - n, e.mask);                 \
 			if (ended)                                             \
 				break;                                         \
-			if (unlikely(atomic_load_explicit(&v->req, memory_order_relaxed)) && count != n) \
+			if (unlikely(atomic_load_explicit(&v->req, memory_order_relaxed)) && count != n) { \
+				v->arch.rflags |= FLAG_RF; /* events between iterations push it set */ \
 				LEAVE(v, v->arch.rip + i->offset, TRACE_EVENTS); \
+			}                                                      \
 		}                                                              \
 		NEXT(v, i);                                                    \
 	}
