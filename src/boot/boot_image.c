@@ -19,7 +19,7 @@
 #include "boot/boot_pvh.h"
 #include "cpu/vcpu.h"
 
-#define KERNEL_MAX   (1ull << 30)
+#define KERNEL_MAX (1ull << 30)
 
 static int refuse(char *error, const char *what, const char *path, const char *why, int err)
 {

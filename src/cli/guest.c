@@ -14,7 +14,7 @@
 
 #define CMDLINE_MAX 4096
 
-const char *const guest_names[] = { "debian", NULL };
+const char *const guest_names[] = { "debian", "debian-generic", NULL };
 
 static bool known(const char *name)
 {
@@ -89,7 +89,7 @@ int guest_open(struct guest *guest, const char *name, const char *append)
 			"insula: neither XDG_CACHE_HOME nor HOME says where guests are kept\n");
 		return STATUS_HOST_ERROR;
 	}
-	guest->kernel = join(directory, "vmlinuz");
+	guest->kernel = join(directory, "kernel");
 	guest->initrd = join(directory, "initrd");
 	cmdline = join(directory, "cmdline");
 	if (!guest->kernel || !guest->initrd || !cmdline) {

@@ -1,8 +1,10 @@
 /*
  * Named guests: where their files are. `insula guest build` makes them,
- * `insula run` boots them. A guest is a folder of three files:
+ * `insula run` boots them. A guest is a folder of these files, and a
+ * manifest.json that says where they come from:
  *
- *   $XDG_CACHE_HOME/insula/guests/NAME/vmlinuz    kernel
+ *   $XDG_CACHE_HOME/insula/guests/NAME/kernel     unpacked, so that it need not unpack itself
+ *   $XDG_CACHE_HOME/insula/guests/NAME/vmlinuz    kernel, as packaged
  *   $XDG_CACHE_HOME/insula/guests/NAME/initrd     initramfs with Insula's init and agent
  *   $XDG_CACHE_HOME/insula/guests/NAME/cmdline    kernel command line, one line
  */
