@@ -13,6 +13,7 @@
 #include "bus/bus.h"
 #include "bus/vclock.h"
 #include "dev/pc/tick.h"
+#include "state/stream.h"
 
 #define PM1_STS 0
 #define PM1_EN  2
@@ -257,4 +258,50 @@ void acpi_pm_reset(struct acpi_pm *pm)
 	update_sci(pm);
 	arm(pm);
 	pthread_mutex_unlock(&pm->lock);
+}
+
+static const struct state_field acpi_pm_fields[] = {
+	STATE_FIELD(struct acpi_pm_regs, pm1_sts),
+	STATE_FIELD(struct acpi_pm_regs, pm1_en),
+	STATE_FIELD(struct acpi_pm_regs, pm1_cnt),
+	STATE_FIELD(struct acpi_pm_regs, gpe_sts),
+	STATE_FIELD(struct acpi_pm_regs, gpe_en),
+	STATE_FIELD(struct acpi_pm_regs, toggles),
+	STATE_END,
+};
+
+static const struct state_table acpi_pm_table = {
+	.name = "acpi_pm",
+	.version = 1,
+	.size = sizeof(struct acpi_pm_regs),
+	.fields = acpi_pm_fields,
+};
+
+void acpi_pm_save(struct acpi_pm *pm, struct state_writer *writer)
+{
+	struct acpi_pm_regs regs;
+
+	pthread_mutex_lock(&pm->lock);
+	regs = pm->regs;
+	pthread_mutex_unlock(&pm->lock);
+	state_save(&acpi_pm_table, &regs, writer);
+}
+
+int acpi_pm_load(struct acpi_pm *pm, struct state_reader *reader)
+{
+	struct acpi_pm_regs regs;
+	int error;
+
+	pthread_mutex_lock(&pm->lock);
+	regs = pm->regs;
+	pthread_mutex_unlock(&pm->lock);
+	error = state_load(&acpi_pm_table, &regs, reader);
+	if (error)
+		return error;
+	pthread_mutex_lock(&pm->lock);
+	pm->regs = regs;
+	update_sci(pm);
+	arm(pm);
+	pthread_mutex_unlock(&pm->lock);
+	return 0;
 }

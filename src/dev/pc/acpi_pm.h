@@ -21,6 +21,8 @@
 #define ACPI_PM_GPE0_LEN   8 /* 32 events */
 
 struct acpi_pm;
+struct state_reader;
+struct state_writer;
 struct bus;
 struct vclock;
 
@@ -36,5 +38,11 @@ void acpi_pm_reset(struct acpi_pm *pm);
 void acpi_pm_power_button(struct acpi_pm *pm);
 /* Signals general-purpose event 0..31. Any thread. */
 void acpi_pm_gpe(struct acpi_pm *pm, unsigned event);
+
+/* Its section of a saved state. Load: all or nothing, then lines and timers follow; vcpus stopped,
+ * the clock already set. */
+void acpi_pm_save(struct acpi_pm *pm, struct state_writer *writer);
+int acpi_pm_load(struct acpi_pm *pm, struct state_reader *reader)
+	__attribute__((warn_unused_result));
 
 #endif

@@ -14,6 +14,7 @@
 #include "bus/bus.h"
 #include "bus/vclock.h"
 #include "dev/pc/tick.h"
+#include "state/stream.h"
 
 #define TICK_NS (HPET_PERIOD_FS / 1000000)
 
@@ -492,4 +493,88 @@ void hpet_reset(struct hpet *h)
 		update_level(h, n);
 	}
 	pthread_mutex_unlock(&h->lock);
+}
+
+static const struct state_field timer_fields[] = {
+	STATE_FIELD(struct hpet_timer_regs, config),
+	STATE_FIELD(struct hpet_timer_regs, comparator),
+	STATE_FIELD(struct hpet_timer_regs, period),
+	STATE_FIELD(struct hpet_timer_regs, route),
+	STATE_FIELD(struct hpet_timer_regs, due),
+	STATE_FIELD(struct hpet_timer_regs, first),
+	STATE_FIELD(struct hpet_timer_regs, first_set),
+	STATE_FIELD(struct hpet_timer_regs, owed),
+	STATE_FIELD(struct hpet_timer_regs, set_high),
+	STATE_END,
+};
+
+static const struct state_table timer_table = {
+	.name = "hpet timer",
+	.version = 1,
+	.size = sizeof(struct hpet_timer_regs),
+	.fields = timer_fields,
+};
+
+static const struct state_field hpet_fields[] = {
+	STATE_FIELD(struct hpet_regs, config),
+	STATE_FIELD(struct hpet_regs, status),
+	STATE_FIELD(struct hpet_regs, counter),
+	STATE_STRUCT_ARRAY(struct hpet_regs, timer, &timer_table),
+	STATE_END,
+};
+
+static int hpet_post_load(void *object, const char **error)
+{
+	const struct hpet_regs *r = object;
+
+	for (unsigned n = 0; n < HPET_TIMERS; n++) {
+		if (r->timer[n].owed > TICK_OWED_MAX ||
+		    (r->timer[n].config & ~(uint64_t)TIMER_WRITABLE)) {
+			*error = "a timer of the HPET is in a state that it cannot have";
+			return -1;
+		}
+	}
+	return 0;
+}
+
+static const struct state_table hpet_table = {
+	.name = "hpet",
+	.version = 1,
+	.size = sizeof(struct hpet_regs),
+	.fields = hpet_fields,
+	.post_load = hpet_post_load,
+};
+
+void hpet_save(struct hpet *h, struct state_writer *writer)
+{
+	struct hpet_regs regs;
+
+	pthread_mutex_lock(&h->lock);
+	regs = h->regs;
+	pthread_mutex_unlock(&h->lock);
+	state_save(&hpet_table, &regs, writer);
+}
+
+int hpet_load(struct hpet *h, struct state_reader *reader)
+{
+	struct hpet_regs regs;
+	int error;
+
+	pthread_mutex_lock(&h->lock);
+	regs = h->regs;
+	pthread_mutex_unlock(&h->lock);
+	error = state_load(&hpet_table, &regs, reader);
+	if (error)
+		return error;
+	pthread_mutex_lock(&h->lock);
+	h->regs = regs;
+	for (unsigned n = 0; n < HPET_TIMERS; n++) {
+		h->timer[n].earliest_ns = 0;
+		arm(h, n, vclock_now_ns(h->config.clock));
+		update_level(h, n);
+	}
+	h->legacy = in_legacy(h);
+	irq_set(&h->config.legacy_switch, h->legacy);
+	pthread_mutex_unlock(&h->lock);
+	return 0;
 }

@@ -16,6 +16,8 @@
 
 struct bus;
 struct hpet;
+struct state_reader;
+struct state_writer;
 struct vclock;
 
 struct hpet_config {
@@ -35,5 +37,10 @@ void hpet_free(struct hpet *hpet);
 int hpet_attach(struct hpet *hpet, struct bus *mmio, uint64_t base)
 	__attribute__((warn_unused_result));
 void hpet_reset(struct hpet *hpet);
+
+/* Its section of a saved state. Load: all or nothing, then lines and timers follow; vcpus stopped,
+ * the clock already set. */
+void hpet_save(struct hpet *h, struct state_writer *writer);
+int hpet_load(struct hpet *h, struct state_reader *reader) __attribute__((warn_unused_result));
 
 #endif

@@ -15,6 +15,7 @@
 
 #include "bus/bus.h"
 #include "dev/pc/port_bytes.h"
+#include "state/stream.h"
 
 #define PORT_DATA    0x60
 #define PORT_COMMAND 0x64
@@ -517,4 +518,85 @@ void i8042_reset(struct i8042 *kbd)
 	mouse_defaults(&kbd->regs);
 	update(kbd);
 	pthread_mutex_unlock(&kbd->lock);
+}
+
+static const struct state_field queue_fields[] = {
+	STATE_ARRAY(struct queue, byte),
+	STATE_FIELD(struct queue, count),
+	STATE_END,
+};
+
+static const struct state_table queue_table = {
+	.name = "queue",
+	.version = 1,
+	.size = sizeof(struct queue),
+	.fields = queue_fields,
+};
+
+static const struct state_field i8042_fields[] = {
+	STATE_STRUCT_FIELD(struct i8042_regs, keyboard, &queue_table),
+	STATE_STRUCT_FIELD(struct i8042_regs, mouse, &queue_table),
+	STATE_FIELD(struct i8042_regs, config),
+	STATE_FIELD(struct i8042_regs, output),
+	STATE_FIELD(struct i8042_regs, buffer),
+	STATE_FIELD(struct i8042_regs, source),
+	STATE_FIELD(struct i8042_regs, pending),
+	STATE_FIELD(struct i8042_regs, last_was_command),
+	STATE_FIELD(struct i8042_regs, keyboard_pending),
+	STATE_FIELD(struct i8042_regs, mouse_pending),
+	STATE_FIELD(struct i8042_regs, scan_set),
+	STATE_FIELD(struct i8042_regs, leds),
+	STATE_FIELD(struct i8042_regs, typematic),
+	STATE_FIELD(struct i8042_regs, mouse_resolution),
+	STATE_FIELD(struct i8042_regs, mouse_rate),
+	STATE_FIELD(struct i8042_regs, mouse_flags),
+	STATE_ARRAY(struct i8042_regs, ram),
+	STATE_END,
+};
+
+static int i8042_post_load(void *object, const char **error)
+{
+	const struct i8042_regs *r = object;
+
+	if (r->keyboard.count > QUEUE_MAX || r->mouse.count > QUEUE_MAX || r->source > FROM_MOUSE) {
+		*error = "a queue of the keyboard controller holds more than it can";
+		return -1;
+	}
+	return 0;
+}
+
+static const struct state_table i8042_table = {
+	.name = "i8042",
+	.version = 1,
+	.size = sizeof(struct i8042_regs),
+	.fields = i8042_fields,
+	.post_load = i8042_post_load,
+};
+
+void i8042_save(struct i8042 *kbd, struct state_writer *writer)
+{
+	struct i8042_regs regs;
+
+	pthread_mutex_lock(&kbd->lock);
+	regs = kbd->regs;
+	pthread_mutex_unlock(&kbd->lock);
+	state_save(&i8042_table, &regs, writer);
+}
+
+int i8042_load(struct i8042 *kbd, struct state_reader *reader)
+{
+	struct i8042_regs regs;
+	int error;
+
+	pthread_mutex_lock(&kbd->lock);
+	regs = kbd->regs;
+	pthread_mutex_unlock(&kbd->lock);
+	error = state_load(&i8042_table, &regs, reader);
+	if (error)
+		return error;
+	pthread_mutex_lock(&kbd->lock);
+	kbd->regs = regs;
+	update(kbd);
+	pthread_mutex_unlock(&kbd->lock);
+	return 0;
 }

@@ -12,6 +12,8 @@
 
 struct bus;
 struct i8042;
+struct state_reader;
+struct state_writer;
 
 struct i8042_config {
 	struct irq_line keyboard; /* IRQ 1 */
@@ -26,5 +28,10 @@ struct i8042 *i8042_new(const struct i8042_config *config);
 void i8042_free(struct i8042 *kbd);
 int i8042_attach(struct i8042 *kbd, struct bus *pio) __attribute__((warn_unused_result));
 void i8042_reset(struct i8042 *kbd);
+
+/* Its section of a saved state. Load: all or nothing, then lines and timers follow; vcpus stopped,
+ * the clock already set. */
+void i8042_save(struct i8042 *kbd, struct state_writer *writer);
+int i8042_load(struct i8042 *kbd, struct state_reader *reader) __attribute__((warn_unused_result));
 
 #endif

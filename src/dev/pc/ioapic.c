@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "bus/bus.h"
+#include "state/stream.h"
 
 #define IOREGSEL 0x00
 #define IOWIN    0x10
@@ -246,4 +247,58 @@ void ioapic_reset(struct ioapic *io)
 	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
 		io->regs.rte[pin] = RTE_MASKED;
 	pthread_mutex_unlock(&io->lock);
+}
+
+static const struct state_field ioapic_fields[] = {
+	STATE_ARRAY(struct ioapic_regs, rte),
+	STATE_FIELD(struct ioapic_regs, level),
+	STATE_FIELD(struct ioapic_regs, id),
+	STATE_FIELD(struct ioapic_regs, select),
+	STATE_END,
+};
+
+static int ioapic_post_load(void *object, const char **error)
+{
+	const struct ioapic_regs *r = object;
+
+	if (r->level >> IOAPIC_PINS || r->id > 15) {
+		*error = "the I/O APIC has an input or id that it cannot have";
+		return -1;
+	}
+	return 0;
+}
+
+static const struct state_table ioapic_table = {
+	.name = "ioapic",
+	.version = 1,
+	.size = sizeof(struct ioapic_regs),
+	.fields = ioapic_fields,
+	.post_load = ioapic_post_load,
+};
+
+void ioapic_save(struct ioapic *io, struct state_writer *writer)
+{
+	struct ioapic_regs regs;
+
+	pthread_mutex_lock(&io->lock);
+	regs = io->regs;
+	pthread_mutex_unlock(&io->lock);
+	state_save(&ioapic_table, &regs, writer);
+}
+
+int ioapic_load(struct ioapic *io, struct state_reader *reader)
+{
+	struct ioapic_regs regs;
+	int error;
+
+	pthread_mutex_lock(&io->lock);
+	regs = io->regs;
+	pthread_mutex_unlock(&io->lock);
+	error = state_load(&ioapic_table, &regs, reader);
+	if (error)
+		return error;
+	pthread_mutex_lock(&io->lock);
+	io->regs = regs;
+	pthread_mutex_unlock(&io->lock);
+	return 0;
 }

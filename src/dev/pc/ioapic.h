@@ -15,6 +15,8 @@
 
 struct bus;
 struct ioapic;
+struct state_reader;
+struct state_writer;
 
 /* sink: apic_bus_msi() of the board. NULL with errno on failure. */
 struct ioapic *ioapic_new(struct msi_sink sink);
@@ -29,5 +31,10 @@ struct irq_line ioapic_line(struct ioapic *ioapic, unsigned pin);
 /* Some CPU ended the interrupt `vector`, which was level-triggered. `ioapic` is a struct ioapic,
  * typed for apic_bus_on_eoi(). */
 void ioapic_eoi(void *ioapic, uint8_t vector);
+
+/* Its section of a saved state. Load: all or nothing, then lines and timers follow; vcpus stopped,
+ * the clock already set. */
+void ioapic_save(struct ioapic *io, struct state_writer *writer);
+int ioapic_load(struct ioapic *io, struct state_reader *reader) __attribute__((warn_unused_result));
 
 #endif

@@ -5,19 +5,26 @@
  * of one line never reach a sink in the wrong order.
  */
 #include "dev/pc/isa_irq.h"
+#include "state/stream.h"
 
 #include <pthread.h>
+#include <errno.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 
 #define TIMER_IRQ 0
 #define RTC_IRQ   8
 
+struct isa_irq_regs {
+	uint8_t level[ISA_IRQS]; /* as the ISA devices drive them */
+	uint8_t hpet[2];         /* as the HPET drives IRQ 0 and 8 */
+	uint8_t replaced;        /* the HPET owns these two */
+};
+
 struct isa_irq {
 	pthread_mutex_t lock;
-	int level[ISA_IRQS]; /* as the ISA devices drive them */
-	int hpet[2];         /* as the HPET drives IRQ 0 and 8 */
-	int replaced;        /* the HPET owns these two */
+	struct isa_irq_regs regs;
 	struct irq_line pic[ISA_IRQS], ioapic[ISA_IRQS];
 };
 
@@ -30,7 +37,7 @@ static void drive(struct isa_irq *isa, unsigned irq, int level)
 
 static bool cut_off(const struct isa_irq *isa, unsigned irq)
 {
-	return isa->replaced && (irq == TIMER_IRQ || irq == RTC_IRQ);
+	return isa->regs.replaced && (irq == TIMER_IRQ || irq == RTC_IRQ);
 }
 
 static void set_isa(void *ctx, unsigned irq, int level)
@@ -38,7 +45,7 @@ static void set_isa(void *ctx, unsigned irq, int level)
 	struct isa_irq *isa = ctx;
 
 	pthread_mutex_lock(&isa->lock);
-	isa->level[irq] = level;
+	isa->regs.level[irq] = level != 0;
 	if (!cut_off(isa, irq))
 		drive(isa, irq, level);
 	pthread_mutex_unlock(&isa->lock);
@@ -49,8 +56,8 @@ static void set_hpet(void *ctx, unsigned timer, int level)
 	struct isa_irq *isa = ctx;
 
 	pthread_mutex_lock(&isa->lock);
-	isa->hpet[timer] = level;
-	if (isa->replaced)
+	isa->regs.hpet[timer] = level != 0;
+	if (isa->regs.replaced)
 		drive(isa, timer ? RTC_IRQ : TIMER_IRQ, level);
 	pthread_mutex_unlock(&isa->lock);
 }
@@ -61,10 +68,10 @@ static void set_switch(void *ctx, unsigned pin, int level)
 
 	(void)pin;
 	pthread_mutex_lock(&isa->lock);
-	if (isa->replaced != level) {
-		isa->replaced = level;
-		drive(isa, TIMER_IRQ, level ? isa->hpet[0] : isa->level[TIMER_IRQ]);
-		drive(isa, RTC_IRQ, level ? isa->hpet[1] : isa->level[RTC_IRQ]);
+	if (isa->regs.replaced != (level != 0)) {
+		isa->regs.replaced = level != 0;
+		drive(isa, TIMER_IRQ, level ? isa->regs.hpet[0] : isa->regs.level[TIMER_IRQ]);
+		drive(isa, RTC_IRQ, level ? isa->regs.hpet[1] : isa->regs.level[RTC_IRQ]);
 	}
 	pthread_mutex_unlock(&isa->lock);
 }
@@ -115,12 +122,53 @@ void isa_irq_free(struct isa_irq *isa)
 void isa_irq_reset(struct isa_irq *isa)
 {
 	pthread_mutex_lock(&isa->lock);
-	isa->replaced = 0;
-	isa->hpet[0] = isa->hpet[1] = 0;
+	isa->regs.replaced = 0;
+	isa->regs.hpet[0] = isa->regs.hpet[1] = 0;
 	for (unsigned irq = 0; irq < ISA_IRQS; irq++) {
-		isa->level[irq] = 0;
+		isa->regs.level[irq] = 0;
 		if (irq != 2)
 			drive(isa, irq, 0);
 	}
 	pthread_mutex_unlock(&isa->lock);
+}
+
+static const struct state_field isa_irq_fields[] = {
+	STATE_ARRAY(struct isa_irq_regs, level),
+	STATE_ARRAY(struct isa_irq_regs, hpet),
+	STATE_FIELD(struct isa_irq_regs, replaced),
+	STATE_END,
+};
+
+static const struct state_table isa_irq_table = {
+	.name = "isa_irq",
+	.version = 1,
+	.size = sizeof(struct isa_irq_regs),
+	.fields = isa_irq_fields,
+};
+
+void isa_irq_save(struct isa_irq *isa, struct state_writer *writer)
+{
+	struct isa_irq_regs regs;
+
+	pthread_mutex_lock(&isa->lock);
+	regs = isa->regs;
+	pthread_mutex_unlock(&isa->lock);
+	state_save(&isa_irq_table, &regs, writer);
+}
+
+int isa_irq_load(struct isa_irq *isa, struct state_reader *reader)
+{
+	struct isa_irq_regs regs;
+	int error;
+
+	pthread_mutex_lock(&isa->lock);
+	regs = isa->regs;
+	pthread_mutex_unlock(&isa->lock);
+	error = state_load(&isa_irq_table, &regs, reader);
+	if (error)
+		return error;
+	pthread_mutex_lock(&isa->lock);
+	isa->regs = regs;
+	pthread_mutex_unlock(&isa->lock);
+	return 0;
 }

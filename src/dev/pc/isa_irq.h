@@ -12,6 +12,8 @@
 #define ISA_IRQS 16
 
 struct isa_irq;
+struct state_reader;
+struct state_writer;
 
 /* pic: 8259 inputs 0..15; ioapic: I/O APIC inputs 0..15. NULL with errno on failure. */
 struct isa_irq *isa_irq_new(const struct irq_line pic[ISA_IRQS],
@@ -26,5 +28,11 @@ struct irq_line isa_irq_line(struct isa_irq *isa, unsigned irq);
 struct irq_line isa_irq_hpet_line(struct isa_irq *isa, unsigned timer);
 /* The switch itself, as a line: 1 is legacy replacement. */
 struct irq_line isa_irq_hpet_switch(struct isa_irq *isa);
+
+/* Its section of a saved state. Load: all or nothing, then lines and timers follow; vcpus stopped,
+ * the clock already set. */
+void isa_irq_save(struct isa_irq *isa, struct state_writer *writer);
+int isa_irq_load(struct isa_irq *isa, struct state_reader *reader)
+	__attribute__((warn_unused_result));
 
 #endif

@@ -14,6 +14,7 @@
 
 #include "bus/bus.h"
 #include "dev/pc/port_bytes.h"
+#include "state/stream.h"
 
 #define CASCADE_INPUT 2
 #define SPURIOUS      7
@@ -50,10 +51,14 @@ struct chip_regs {
 	uint8_t poll;     /* the next read of either port is a poll */
 };
 
+struct pic_regs {
+	struct chip_regs chip[2]; /* master, slave */
+};
+
 struct pic {
 	pthread_mutex_t lock;
-	struct chip_regs chip[2]; /* master, slave */
-	int line;                 /* INTR as last driven */
+	struct pic_regs regs;
+	int line; /* INTR as last driven */
 	struct irq_line intr;
 	struct bus *bus;
 };
@@ -110,11 +115,11 @@ static void update(struct pic *pic)
 	int level;
 
 	/* The cascade has no edge of its own: it shows the slave's INT as long as that stands. */
-	if (chip_request(&pic->chip[1], false) >= 0)
-		pic->chip[0].irr |= 1u << CASCADE_INPUT;
+	if (chip_request(&pic->regs.chip[1], false) >= 0)
+		pic->regs.chip[0].irr |= 1u << CASCADE_INPUT;
 	else
-		pic->chip[0].irr &= (uint8_t) ~(1u << CASCADE_INPUT);
-	level = chip_request(&pic->chip[0], true) >= 0;
+		pic->regs.chip[0].irr &= (uint8_t) ~(1u << CASCADE_INPUT);
+	level = chip_request(&pic->regs.chip[0], true) >= 0;
 	if (level != pic->line) {
 		pic->line = level;
 		irq_set(&pic->intr, level);
@@ -139,7 +144,7 @@ static void chip_acknowledge(struct chip_regs *c, unsigned input)
 int pic_ack(void *ctx)
 {
 	struct pic *pic = ctx;
-	struct chip_regs *master = &pic->chip[0], *slave = &pic->chip[1];
+	struct chip_regs *master = &pic->regs.chip[0], *slave = &pic->regs.chip[1];
 	int input, vector;
 
 	pthread_mutex_lock(&pic->lock);
@@ -168,7 +173,7 @@ static void set_input(void *ctx, unsigned pin, int level)
 	struct pic *pic = ctx;
 
 	pthread_mutex_lock(&pic->lock);
-	chip_set_input(&pic->chip[pin >> 3 & 1], pin & 7, level);
+	chip_set_input(&pic->regs.chip[pin >> 3 & 1], pin & 7, level);
 	update(pic);
 	pthread_mutex_unlock(&pic->lock);
 }
@@ -277,7 +282,7 @@ static uint8_t poll(struct chip_regs *c, bool master)
 
 static uint8_t read_chip(struct pic *pic, unsigned index, unsigned offset)
 {
-	struct chip_regs *c = &pic->chip[index];
+	struct chip_regs *c = &pic->regs.chip[index];
 	uint8_t value;
 
 	pthread_mutex_lock(&pic->lock);
@@ -295,7 +300,7 @@ static uint8_t read_chip(struct pic *pic, unsigned index, unsigned offset)
 
 static void write_chip(struct pic *pic, unsigned index, unsigned offset, uint8_t value)
 {
-	struct chip_regs *c = &pic->chip[index];
+	struct chip_regs *c = &pic->regs.chip[index];
 
 	pthread_mutex_lock(&pic->lock);
 	if (offset)
@@ -336,7 +341,7 @@ static uint8_t elcr_read(void *dev, unsigned offset)
 	uint8_t value;
 
 	pthread_mutex_lock(&pic->lock);
-	value = pic->chip[offset & 1].elcr;
+	value = pic->regs.chip[offset & 1].elcr;
 	pthread_mutex_unlock(&pic->lock);
 	return value;
 }
@@ -346,7 +351,7 @@ static void elcr_write(void *dev, unsigned offset, uint8_t value)
 	/* Timer, keyboard, cascade, RTC and FPU are edge-triggered for good. */
 	static const uint8_t settable[2] = { 0xf8, 0xde };
 	struct pic *pic = dev;
-	struct chip_regs *c = &pic->chip[offset & 1];
+	struct chip_regs *c = &pic->regs.chip[offset & 1];
 	uint8_t was;
 
 	pthread_mutex_lock(&pic->lock);
@@ -426,7 +431,88 @@ void pic_reset(struct pic *pic)
 	pthread_mutex_lock(&pic->lock);
 	/* The inputs belong to their drivers; the edge detectors remember where they are. */
 	for (unsigned i = 0; i < 2; i++)
-		pic->chip[i] = (struct chip_regs){ .level = pic->chip[i].level, .lowest = 7 };
+		pic->regs.chip[i] =
+			(struct chip_regs){ .level = pic->regs.chip[i].level, .lowest = 7 };
 	update(pic);
 	pthread_mutex_unlock(&pic->lock);
+}
+
+static const struct state_field chip_fields[] = {
+	STATE_FIELD(struct chip_regs, irr),
+	STATE_FIELD(struct chip_regs, isr),
+	STATE_FIELD(struct chip_regs, imr),
+	STATE_FIELD(struct chip_regs, level),
+	STATE_FIELD(struct chip_regs, elcr),
+	STATE_FIELD(struct chip_regs, icw1),
+	STATE_FIELD(struct chip_regs, icw4),
+	STATE_FIELD(struct chip_regs, vector_base),
+	STATE_FIELD(struct chip_regs, lowest),
+	STATE_FIELD(struct chip_regs, step),
+	STATE_FIELD(struct chip_regs, rotate_aeoi),
+	STATE_FIELD(struct chip_regs, special_mask),
+	STATE_FIELD(struct chip_regs, read_isr),
+	STATE_FIELD(struct chip_regs, poll),
+	STATE_END,
+};
+
+static const struct state_table chip_table = {
+	.name = "8259",
+	.version = 1,
+	.size = sizeof(struct chip_regs),
+	.fields = chip_fields,
+};
+
+static const struct state_field pic_fields[] = {
+	STATE_STRUCT_ARRAY(struct pic_regs, chip, &chip_table),
+	STATE_END,
+};
+
+static int pic_post_load(void *object, const char **error)
+{
+	const struct pic_regs *r = object;
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (r->chip[i].lowest > 7 || r->chip[i].step > STEP_ICW4 ||
+		    (r->chip[i].vector_base & 7)) {
+			*error = "an 8259 has an input, step or vector that it cannot have";
+			return -1;
+		}
+	}
+	return 0;
+}
+
+static const struct state_table pic_table = {
+	.name = "pic",
+	.version = 1,
+	.size = sizeof(struct pic_regs),
+	.fields = pic_fields,
+	.post_load = pic_post_load,
+};
+
+void pic_save(struct pic *pic, struct state_writer *writer)
+{
+	struct pic_regs regs;
+
+	pthread_mutex_lock(&pic->lock);
+	regs = pic->regs;
+	pthread_mutex_unlock(&pic->lock);
+	state_save(&pic_table, &regs, writer);
+}
+
+int pic_load(struct pic *pic, struct state_reader *reader)
+{
+	struct pic_regs regs;
+	int error;
+
+	pthread_mutex_lock(&pic->lock);
+	regs = pic->regs;
+	pthread_mutex_unlock(&pic->lock);
+	error = state_load(&pic_table, &regs, reader);
+	if (error)
+		return error;
+	pthread_mutex_lock(&pic->lock);
+	pic->regs = regs;
+	update(pic);
+	pthread_mutex_unlock(&pic->lock);
+	return 0;
 }

@@ -12,6 +12,8 @@
 
 struct bus;
 struct pic;
+struct state_reader;
+struct state_writer;
 
 /* intr: apic_bus_extint() of the board. NULL with errno on failure. */
 struct pic *pic_new(struct irq_line intr);
@@ -28,5 +30,10 @@ struct irq_line pic_line(struct pic *pic, unsigned pin);
  * pic, typed as vcpu->pic_ack wants it. Calls INTR.
  */
 int pic_ack(void *pic);
+
+/* Its section of a saved state. Load: all or nothing, then lines and timers follow; vcpus stopped,
+ * the clock already set. */
+void pic_save(struct pic *pic, struct state_writer *writer);
+int pic_load(struct pic *pic, struct state_reader *reader) __attribute__((warn_unused_result));
 
 #endif

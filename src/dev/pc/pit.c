@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "bus/bus.h"
@@ -14,6 +15,7 @@
 #include "dev/pc/pit_channel.h"
 #include "dev/pc/port_bytes.h"
 #include "dev/pc/tick.h"
+#include "state/stream.h"
 
 #define PORT_PIT        0x40
 #define PORT_CONTROL_B  0x61
@@ -28,12 +30,12 @@ struct pit_regs {
 	struct pit_channel channel[3];
 	uint64_t next_edge; /* of counter 0, in clocks; UINT64_MAX: none */
 	uint8_t control_b;
+	uint8_t irq0; /* as last driven */
 };
 
 struct pit {
 	pthread_mutex_t lock;
 	struct pit_regs regs;
-	int line; /* IRQ 0 as last driven */
 	struct vclock_timer timer;
 	struct vclock *clock;
 	struct irq_line irq0;
@@ -45,11 +47,11 @@ static uint64_t clocks(struct pit *pit)
 	return tick_from_ns(vclock_now_ns(pit->clock), PIT_HZ);
 }
 
-static void drive(struct pit *pit, int level)
+static void drive(struct pit *pit, bool level)
 {
-	if (level == pit->line)
+	if (level == pit->regs.irq0)
 		return;
-	pit->line = level;
+	pit->regs.irq0 = level;
 	irq_set(&pit->irq0, level);
 }
 
@@ -265,7 +267,7 @@ void pit_reset(struct pit *pit)
 {
 	pthread_mutex_lock(&pit->lock);
 	/* Undefined by the data sheet; ours stand still in mode 3 until programmed. */
-	pit->regs = (struct pit_regs){ .next_edge = UINT64_MAX };
+	pit->regs = (struct pit_regs){ .next_edge = UINT64_MAX, .irq0 = pit->regs.irq0 };
 	for (unsigned i = 0; i < 3; i++) {
 		pit->regs.channel[i].gate = i < 2;
 		pit_channel_control(&pit->regs.channel[i], 3, 3, false);
@@ -273,4 +275,92 @@ void pit_reset(struct pit *pit)
 	arm(pit, 0);
 	drive(pit, 0);
 	pthread_mutex_unlock(&pit->lock);
+}
+
+static const struct state_field channel_fields[] = {
+	STATE_FIELD(struct pit_channel, start),
+	STATE_FIELD(struct pit_channel, held),
+	STATE_FIELD(struct pit_channel, count),
+	STATE_FIELD(struct pit_channel, pending),
+	STATE_FIELD(struct pit_channel, latch),
+	STATE_FIELD(struct pit_channel, mode),
+	STATE_FIELD(struct pit_channel, access),
+	STATE_FIELD(struct pit_channel, bcd),
+	STATE_FIELD(struct pit_channel, gate),
+	STATE_FIELD(struct pit_channel, counting),
+	STATE_FIELD(struct pit_channel, latched),
+	STATE_FIELD(struct pit_channel, status),
+	STATE_FIELD(struct pit_channel, status_latched),
+	STATE_FIELD(struct pit_channel, read_high),
+	STATE_FIELD(struct pit_channel, write_high),
+	STATE_FIELD(struct pit_channel, write_low),
+	STATE_END,
+};
+
+static const struct state_table channel_table = {
+	.name = "8254 counter",
+	.version = 1,
+	.size = sizeof(struct pit_channel),
+	.fields = channel_fields,
+};
+
+static const struct state_field pit_fields[] = {
+	STATE_STRUCT_ARRAY(struct pit_regs, channel, &channel_table),
+	STATE_FIELD(struct pit_regs, next_edge),
+	STATE_FIELD(struct pit_regs, control_b),
+	STATE_FIELD(struct pit_regs, irq0),
+	STATE_END,
+};
+
+static int pit_post_load(void *object, const char **error)
+{
+	const struct pit_regs *r = object;
+
+	for (unsigned i = 0; i < 3; i++) {
+		const struct pit_channel *c = &r->channel[i];
+
+		if (c->mode > 5 || c->access < 1 || c->access > 3 || c->latched > 2 || c->bcd > 1 ||
+		    c->count > 65536 || c->pending > 65536 || (c->counting && !c->count)) {
+			*error = "a counter of the 8254 is in a state that it cannot have";
+			return -1;
+		}
+	}
+	return 0;
+}
+
+static const struct state_table pit_table = {
+	.name = "pit",
+	.version = 1,
+	.size = sizeof(struct pit_regs),
+	.fields = pit_fields,
+	.post_load = pit_post_load,
+};
+
+void pit_save(struct pit *pit, struct state_writer *writer)
+{
+	struct pit_regs regs;
+
+	pthread_mutex_lock(&pit->lock);
+	regs = pit->regs;
+	pthread_mutex_unlock(&pit->lock);
+	state_save(&pit_table, &regs, writer);
+}
+
+int pit_load(struct pit *pit, struct state_reader *reader)
+{
+	struct pit_regs regs;
+	int error;
+
+	pthread_mutex_lock(&pit->lock);
+	regs = pit->regs;
+	pthread_mutex_unlock(&pit->lock);
+	error = state_load(&pit_table, &regs, reader);
+	if (error)
+		return error;
+	pthread_mutex_lock(&pit->lock);
+	pit->regs = regs;
+	irq_set(&pit->irq0, pit->regs.irq0 != 0);
+	arm(pit, 0);
+	pthread_mutex_unlock(&pit->lock);
+	return 0;
 }

@@ -15,6 +15,8 @@
 
 struct bus;
 struct pit;
+struct state_reader;
+struct state_writer;
 struct vclock;
 
 /* irq0: output of channel 0. NULL with errno on failure. */
@@ -24,5 +26,10 @@ void pit_free(struct pit *pit);
 /* Claims 0x40..0x43 and 0x61. */
 int pit_attach(struct pit *pit, struct bus *pio) __attribute__((warn_unused_result));
 void pit_reset(struct pit *pit);
+
+/* Its section of a saved state. Load: all or nothing, then lines and timers follow; vcpus stopped,
+ * the clock already set. */
+void pit_save(struct pit *pit, struct state_writer *writer);
+int pit_load(struct pit *pit, struct state_reader *reader) __attribute__((warn_unused_result));
 
 #endif

@@ -11,6 +11,7 @@
 
 #include "bus/bus.h"
 #include "dev/pc/port_bytes.h"
+#include "state/stream.h"
 
 #define PORT 0x92
 
@@ -140,4 +141,45 @@ void port92_reset(struct port92 *port)
 	port->regs.value = A20;
 	update(port);
 	pthread_mutex_unlock(&port->lock);
+}
+
+static const struct state_field port92_fields[] = {
+	STATE_FIELD(struct port92_regs, value),
+	STATE_FIELD(struct port92_regs, keyboard),
+	STATE_END,
+};
+
+static const struct state_table port92_table = {
+	.name = "port92",
+	.version = 1,
+	.size = sizeof(struct port92_regs),
+	.fields = port92_fields,
+};
+
+void port92_save(struct port92 *port, struct state_writer *writer)
+{
+	struct port92_regs regs;
+
+	pthread_mutex_lock(&port->lock);
+	regs = port->regs;
+	pthread_mutex_unlock(&port->lock);
+	state_save(&port92_table, &regs, writer);
+}
+
+int port92_load(struct port92 *port, struct state_reader *reader)
+{
+	struct port92_regs regs;
+	int error;
+
+	pthread_mutex_lock(&port->lock);
+	regs = port->regs;
+	pthread_mutex_unlock(&port->lock);
+	error = state_load(&port92_table, &regs, reader);
+	if (error)
+		return error;
+	pthread_mutex_lock(&port->lock);
+	port->regs = regs;
+	update(port);
+	pthread_mutex_unlock(&port->lock);
+	return 0;
 }

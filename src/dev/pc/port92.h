@@ -10,6 +10,8 @@
 
 struct bus;
 struct port92;
+struct state_reader;
+struct state_writer;
 
 /* a20: 1 while address line 20 is let through. NULL with errno on failure. */
 struct port92 *port92_new(struct irq_line a20, struct stop_sink stop);
@@ -20,5 +22,11 @@ int port92_attach(struct port92 *port, struct bus *pio) __attribute__((warn_unus
 void port92_reset(struct port92 *port);
 /* The keyboard controller's say in A20. Any thread. */
 struct irq_line port92_keyboard_a20(struct port92 *port);
+
+/* Its section of a saved state. Load: all or nothing, then lines and timers follow; vcpus stopped,
+ * the clock already set. */
+void port92_save(struct port92 *port, struct state_writer *writer);
+int port92_load(struct port92 *port, struct state_reader *reader)
+	__attribute__((warn_unused_result));
 
 #endif

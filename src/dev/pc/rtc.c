@@ -19,6 +19,7 @@
 #include "dev/pc/port_bytes.h"
 #include "dev/pc/rtc_date.h"
 #include "dev/pc/tick.h"
+#include "state/stream.h"
 
 #define PORT_RTC 0x70
 #define SECOND   ((int64_t)NS_PER_SECOND)
@@ -113,7 +114,9 @@ static int64_t second_of(int64_t ns)
 
 static int64_t fraction_of(int64_t ns)
 {
-	return ns - second_of(ns) * SECOND;
+	int64_t rest = ns % SECOND;
+
+	return rest < 0 ? rest + SECOND : rest;
 }
 
 static uint8_t encode(const struct rtc *rtc, unsigned value)
@@ -527,4 +530,63 @@ void rtc_resync(struct rtc *rtc)
 	rtc->regs.seen_second = second_of(time_ns(rtc, now_ns));
 	arm(rtc, now_ns);
 	pthread_mutex_unlock(&rtc->lock);
+}
+
+static const struct state_field rtc_fields[] = {
+	STATE_ARRAY(struct rtc_regs, ram),
+	STATE_FIELD(struct rtc_regs, offset_ns),
+	STATE_FIELD(struct rtc_regs, seen_second),
+	STATE_FIELD(struct rtc_regs, periods),
+	STATE_FIELD(struct rtc_regs, periodic_earliest_ns),
+	STATE_FIELD(struct rtc_regs, index),
+	STATE_END,
+};
+
+static int rtc_post_load(void *object, const char **error)
+{
+	const struct rtc_regs *r = object;
+
+	/* Nanoseconds since 1970 in 64 bits reach no further than 292 years. */
+	if (r->index > 127 || r->seen_second / SECOND / 10) {
+		*error = "the clock of the RTC, or its index, is out of range";
+		return -1;
+	}
+	return 0;
+}
+
+static const struct state_table rtc_table = {
+	.name = "rtc",
+	.version = 1,
+	.size = sizeof(struct rtc_regs),
+	.fields = rtc_fields,
+	.post_load = rtc_post_load,
+};
+
+void rtc_save(struct rtc *rtc, struct state_writer *writer)
+{
+	struct rtc_regs regs;
+
+	pthread_mutex_lock(&rtc->lock);
+	regs = rtc->regs;
+	pthread_mutex_unlock(&rtc->lock);
+	state_save(&rtc_table, &regs, writer);
+}
+
+int rtc_load(struct rtc *rtc, struct state_reader *reader)
+{
+	struct rtc_regs regs;
+	int error;
+
+	pthread_mutex_lock(&rtc->lock);
+	regs = rtc->regs;
+	pthread_mutex_unlock(&rtc->lock);
+	error = state_load(&rtc_table, &regs, reader);
+	if (error)
+		return error;
+	pthread_mutex_lock(&rtc->lock);
+	rtc->regs = regs;
+	update_irq(rtc);
+	pthread_mutex_unlock(&rtc->lock);
+	rtc_resync(rtc);
+	return 0;
 }

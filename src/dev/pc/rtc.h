@@ -15,6 +15,8 @@
 
 struct bus;
 struct rtc;
+struct state_reader;
+struct state_writer;
 struct vclock;
 
 struct rtc_memory {
@@ -33,5 +35,10 @@ void rtc_reset(struct rtc *rtc);
 /* After a pause or restore: wall time has gone on meanwhile. What the guest itself set stays as an
  * offset. */
 void rtc_resync(struct rtc *rtc);
+
+/* Its section of a saved state. Load: all or nothing, then lines and timers follow; vcpus stopped,
+ * the clock already set. */
+void rtc_save(struct rtc *rtc, struct state_writer *writer);
+int rtc_load(struct rtc *rtc, struct state_reader *reader) __attribute__((warn_unused_result));
 
 #endif

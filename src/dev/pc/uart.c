@@ -17,6 +17,7 @@
 #include "bus/vclock.h"
 #include "chardev/chardev.h"
 #include "dev/pc/port_bytes.h"
+#include "state/stream.h"
 
 #define FIFO_DEPTH 16
 
@@ -519,4 +520,84 @@ void uart_reset(struct uart *u)
 	vclock_timer_arm(&u->idle, UINT64_MAX);
 	update_irq(u);
 	unlock_and_kick(u);
+}
+
+static const struct state_field fifo_fields[] = {
+	STATE_ARRAY(struct fifo, byte),
+	STATE_FIELD(struct fifo, count),
+	STATE_END,
+};
+
+static const struct state_table fifo_table = {
+	.name = "fifo",
+	.version = 1,
+	.size = sizeof(struct fifo),
+	.fields = fifo_fields,
+};
+
+static const struct state_field uart_fields[] = {
+	STATE_STRUCT_FIELD(struct uart_regs, rx, &fifo_table),
+	STATE_STRUCT_FIELD(struct uart_regs, tx, &fifo_table),
+	STATE_FIELD(struct uart_regs, divisor),
+	STATE_FIELD(struct uart_regs, ier),
+	STATE_FIELD(struct uart_regs, fcr),
+	STATE_FIELD(struct uart_regs, lcr),
+	STATE_FIELD(struct uart_regs, mcr),
+	STATE_FIELD(struct uart_regs, msr),
+	STATE_FIELD(struct uart_regs, scr),
+	STATE_FIELD(struct uart_regs, overrun),
+	STATE_FIELD(struct uart_regs, rx_timeout),
+	STATE_FIELD(struct uart_regs, thre_pending),
+	STATE_END,
+};
+
+static int uart_post_load(void *object, const char **error)
+{
+	const struct uart_regs *r = object;
+
+	if (r->rx.count > FIFO_DEPTH || r->tx.count > FIFO_DEPTH) {
+		*error = "a UART FIFO holds more than it can";
+		return -1;
+	}
+	return 0;
+}
+
+static const struct state_table uart_table = {
+	.name = "uart",
+	.version = 1,
+	.size = sizeof(struct uart_regs),
+	.fields = uart_fields,
+	.post_load = uart_post_load,
+};
+
+void uart_save(struct uart *u, struct state_writer *writer)
+{
+	struct uart_regs regs;
+
+	pthread_mutex_lock(&u->lock);
+	regs = u->regs;
+	pthread_mutex_unlock(&u->lock);
+	state_save(&uart_table, &regs, writer);
+}
+
+int uart_load(struct uart *u, struct state_reader *reader)
+{
+	struct uart_regs regs;
+	int error;
+
+	pthread_mutex_lock(&u->lock);
+	regs = u->regs;
+	pthread_mutex_unlock(&u->lock);
+	error = state_load(&uart_table, &regs, reader);
+	if (error)
+		return error;
+	pthread_mutex_lock(&u->lock);
+	u->regs = regs;
+	u->tx_generation++;
+	u->input_wanted = true;
+	send(u);
+	arm_timeout(u);
+	update_irq(u);
+	unlock_and_kick(u);
+	return 0;
 }

@@ -15,6 +15,8 @@
 struct bus;
 struct chardev;
 struct uart;
+struct state_reader;
+struct state_writer;
 struct vclock;
 
 #define UART_PORTS 8
@@ -28,5 +30,10 @@ void uart_free(struct uart *uart);
 int uart_attach(struct uart *uart, struct bus *pio, uint16_t base)
 	__attribute__((warn_unused_result));
 void uart_reset(struct uart *uart);
+
+/* Its section of a saved state. Load: all or nothing, then lines and timers follow; vcpus stopped,
+ * the clock already set. */
+void uart_save(struct uart *u, struct state_writer *writer);
+int uart_load(struct uart *u, struct state_reader *reader) __attribute__((warn_unused_result));
 
 #endif
