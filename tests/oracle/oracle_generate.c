@@ -358,6 +358,26 @@ static uint64_t target_for(struct rng *r, const struct piece *p, const ZydisDeco
 	return pick_target(r, op->size / 8, locked(p));
 }
 
+static bool feature_register(ZydisRegister reg)
+{
+	return is_gpr(reg) && (gpr_number(reg) == RAX || gpr_number(reg) == RDX);
+}
+
+/*
+ * The host has components that no guest has: the request in EDX:EAX must stay
+ * what it is, and a header may not name them.
+ */
+static bool plain_xsave(const ZydisDecodedOperand *op, uint64_t target)
+{
+	uint64_t header[2] = { 0 }, at = target - DATA_BASE + 512;
+
+	if (feature_register(op->mem.base) || feature_register(op->mem.index))
+		return false;
+	if (at <= sizeof(data) - sizeof(header))
+		memcpy(header, data + at, sizeof(header));
+	return !(header[0] & ~7ull) && !(header[1] & ~(1ull << 63 | 7));
+}
+
 /* Makes the memory operands of instruction p fall on data. False: it must not run with a wild
  * address. */
 static bool steer(struct rng *r, struct oracle_case *c, struct piece *p, uint64_t next_rip,
@@ -410,8 +430,7 @@ static bool steer(struct rng *r, struct oracle_case *c, struct piece *p, uint64_
 		target = target_for(r, p, op);
 		steer_compare(r, c, p, target, written);
 		disp = (uint64_t)op->mem.disp.value;
-		if (p->insn.meta.category == ZYDIS_CATEGORY_XSAVE && is_gpr(op->mem.base) &&
-		    (gpr_number(op->mem.base) == RAX || gpr_number(op->mem.base) == RDX))
+		if (p->insn.meta.category == ZYDIS_CATEGORY_XSAVE && !plain_xsave(op, target))
 			return false;
 		if (op->mem.segment == ZYDIS_REGISTER_GS)
 			target -= GS_BASE;

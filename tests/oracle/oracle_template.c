@@ -221,6 +221,15 @@ static bool try_decode(const struct template *t, ZydisDecodedInstruction *insn, 
 		ZydisDecoderDecodeInstruction(&template_decoder, NULL, bytes, 15, insn));
 }
 
+/* What would be read as a prefix, or as the first byte of VEX or EVEX. */
+static bool is_prefix(unsigned opcode)
+{
+	return (opcode & 0xf0) == 0x40 || (opcode & 0xe7) == 0x26 ||
+	       (opcode >= 0x64 && opcode <= 0x67) || opcode == 0xf0 || opcode == 0xf2 ||
+	       opcode == 0xf3 || opcode == 0xc4 || opcode == 0xc5 || opcode == 0x62 ||
+	       opcode == 0x0f;
+}
+
 static void enumerate_forms(struct template t)
 {
 	ZydisDecodedInstruction insn;
@@ -268,8 +277,7 @@ int template_init(const struct cpu_model *model)
 							       .prefix = (uint8_t)prefix,
 							       .w = (uint8_t)w,
 							       .opcode = (uint8_t)opcode };
-					if (map == 0 &&
-					    (opcode == 0xc4 || opcode == 0xc5 || opcode == 0x62))
+					if (map == 0 && is_prefix(opcode))
 						continue;
 					enumerate_forms(t);
 					if (!map)

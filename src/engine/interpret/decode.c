@@ -121,6 +121,17 @@ static bool is_imm(const ZydisDecodedOperand *o)
 	return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 }
 
+/*
+ * A base of 5 without displacement bits in ModRM means no base and a 32-bit
+ * displacement, whatever REX.B says. Zydis 4.0 calls it R13D when the address
+ * size is 32 in 64-bit code.
+ */
+static bool base_is_absent(const ZydisDecodedInstruction *zi)
+{
+	return zi->raw.modrm.mod == 0 && zi->raw.modrm.rm == 4 && zi->raw.sib.base == 5 && zi->address_width == 32 &&
+	       (zi->attributes & ZYDIS_ATTRIB_HAS_SIB);
+}
+
 /* Address fields from the (only) memory operand. False if the displacement needs 64 bits. */
 static bool set_address(struct lowering *l, const ZydisDecodedOperand *m)
 {
@@ -135,6 +146,8 @@ static bool set_address(struct lowering *l, const ZydisDecodedOperand *m)
 	if (m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP) {
 		out->base = OFF_RIP;
 		disp += out->offset + l->zi->length;
+	} else if (base_is_absent(l->zi)) {
+		disp = l->zi->raw.disp.value;
 	} else if (m->mem.base != ZYDIS_REGISTER_NONE) {
 		out->base = reg_offset(m->mem.base);
 	}
@@ -244,6 +257,9 @@ static void describe_sysop(struct lowering *l, struct sysop *s)
 	s->addrsize = (uint8_t)(zi->address_width / 8);
 	s->len = zi->length;
 	s->reg = (uint8_t)(zi->raw.modrm.reg | zi->raw.rex.R << 3);
+	/* There are no segment registers beyond GS, so MOV Sreg has no use for REX.R. */
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode == 0x8c || zi->opcode == 0x8e))
+		s->reg = zi->raw.modrm.reg;
 	s->rm = (uint8_t)(zi->raw.modrm.rm | zi->raw.rex.B << 3);
 	if (!(zi->attributes & ZYDIS_ATTRIB_HAS_MODRM))
 		s->rm = (uint8_t)((zi->opcode & 7) | zi->raw.rex.B << 3);
@@ -261,6 +277,10 @@ static void describe_sysop(struct lowering *l, struct sysop *s)
 		s->index = (uint8_t)reg_number(m->mem.index);
 		s->shift = m->mem.scale == 8 ? 3 : m->mem.scale == 4 ? 2 : m->mem.scale == 2 ? 1 : 0;
 		s->disp = m->mem.disp.has_displacement ? m->mem.disp.value : 0;
+		if (base_is_absent(zi)) {
+			s->base = NO_REG;
+			s->disp = zi->raw.disp.value;
+		}
 	}
 	/* String I/O names its source through an override only. */
 	if (zi->attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS)

@@ -195,11 +195,24 @@ insn_handler *jump_indirect_handler(enum form1 form, bool code64)
 	return form == FORM_R ? jump_reg : form == FORM_A ? jump_mem_fast : jump_mem;
 }
 
+/* The return address is written, and may fault, before the target is looked at. */
+static void call_noncanonical(struct vcpu *v, const struct insn *i)
+{
+	uint64_t rsp = v->arch.gpr[RSP];
+
+	if (!near_push(v, next_rip(v, i), 8)) {
+		v->arch.gpr[RSP] = rsp;
+		excp_gp(v, 0);
+	}
+	FAULT(v, i);
+}
+
 static void call_reg(struct vcpu *v, const struct insn *i)
 {
 	uint64_t target = REG(v, i->src, uint64_t);
 
-	CHECK_CANONICAL(target);
+	if (unlikely(!address_canonical(target)))
+		return call_noncanonical(v, i);
 	PUSH_RETURN;
 	GO(v, target);
 }
@@ -210,7 +223,8 @@ static void call_mem(struct vcpu *v, const struct insn *i)
 		ADDRESS_G(uint64_t, false);
 		LOAD(uint64_t, target);
 	}
-	CHECK_CANONICAL(target);
+	if (unlikely(!address_canonical(target)))
+		return call_noncanonical(v, i);
 	PUSH_RETURN;
 	GO(v, target);
 }

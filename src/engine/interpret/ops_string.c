@@ -93,6 +93,47 @@ static inline int element_linear(struct vcpu *v, unsigned seg, uint64_t offset, 
 	return segment_linear(v, seg, offset, size, write);
 }
 
+static inline void narrow_registers(struct vcpu *v, bool si, bool di)
+{
+	v->arch.gpr[RCX] = (uint32_t)v->arch.gpr[RCX];
+	if (!v->arch.gpr[RCX])
+		return;
+	if (si)
+		v->arch.gpr[RSI] = (uint32_t)v->arch.gpr[RSI];
+	if (di)
+		v->arch.gpr[RDI] = (uint32_t)v->arch.gpr[RDI];
+}
+
+/*
+ * A fault in a repeated comparison leaves the flags of before the instruction,
+ * not of the element before (SDM 2, REP).
+ */
+#define COMPARE_FAULT(seg_)                                                    \
+	do {                                                                   \
+		v->soft.flags = flags_before;                                  \
+		if (v->fault.vector == VEC_GP && (seg_) == SEG_SS)             \
+			v->fault.vector = VEC_SS;                              \
+		FAULT(v, i);                                                   \
+	} while (0)
+#define COMPARE_LOAD(T, val, seg_, reg_)                                       \
+	do {                                                                   \
+		uint64_t la;                                                   \
+		const volatile T *p_;                                          \
+		if (element_linear(v, seg_, reg_masked(v, reg_, e.mask), sizeof(T), false)) { \
+			v->soft.flags = flags_before;                          \
+			FAULT(v, i);                                           \
+		}                                                              \
+		la = v->soft.la;                                               \
+		p_ = tlb_read_ptr(v, la, sizeof(T));                           \
+		if (likely(p_)) {                                              \
+			(val) = *p_;                                           \
+		} else {                                                       \
+			if (mem_load_slow(v, la, sizeof(T)))                   \
+				COMPARE_FAULT(seg_);                           \
+			(val) = (T)v->soft.value;                              \
+		}                                                              \
+	} while (0)
+
 #define SUFFIX(S) SUFFIX_##S
 #define SUFFIX_0 "b"
 #define SUFFIX_1 "w"
@@ -118,12 +159,17 @@ static inline int element_linear(struct vcpu *v, unsigned seg, uint64_t offset, 
 	static void name##_##S(struct vcpu *v, const struct insn *i)           \
 	{                                                                      \
 		const struct ends e = ends_of(v, i);                           \
+		const uint16_t flags_before = v->soft.flags;                   \
 		uint64_t count;                                                \
 		bool ended = false;                                            \
+		(void)flags_before;                                            \
 		if (i->imm == REP_NONE) {                                      \
 			ONE(T, S);                                             \
 			NEXT(v, i);                                            \
 		}                                                              \
+		/* A REP form writes the counter, and with it the upper half, even if it does nothing. */ \
+		if (unlikely(e.mask == 0xffffffffu))                           \
+			narrow_registers(v, USES_SI, USES_DI);                 \
 		while ((count = reg_masked(v, RCX, e.mask)) != 0) {            \
 			uint64_t n = 0, si, di;                                \
 			const void *from = NULL;                               \
@@ -229,16 +275,10 @@ static inline int element_linear(struct vcpu *v, unsigned seg, uint64_t offset, 
 #define CMPS_ONE(T, S)                                                         \
 	{                                                                      \
 		T a, b;                                                        \
-		uint64_t la;                                                   \
 		uint32_t fl;                                                   \
-		if (element_linear(v, i->seg, reg_masked(v, RSI, e.mask), sizeof(T), false)) \
-			FAULT(v, i);                                           \
-		la = v->soft.la;                                               \
-		LOAD(T, a);                                                    \
-		if (element_linear(v, SEG_ES, reg_masked(v, RDI, e.mask), sizeof(T), false)) \
-			FAULT(v, i);                                           \
-		la = v->soft.la;                                               \
-		LOAD(T, b);                                                    \
+		/* Hardware reads the destination first. */                    \
+		COMPARE_LOAD(T, b, SEG_ES, RDI);                               \
+		COMPARE_LOAD(T, a, i->seg, RSI);                               \
 		__asm__("cmp" SUFFIX(S) " %[b], %[a]" CAPTURE                  \
 			: "=&a"(fl) : [a] "q"(a), [b] "q"(b) : "cc");          \
 		FLAGS(fl);                                                     \
@@ -264,12 +304,8 @@ static inline int element_linear(struct vcpu *v, unsigned seg, uint64_t offset, 
 #define SCAS_ONE(T, S)                                                         \
 	{                                                                      \
 		T a = REG(v, RAX * 8, T), b;                                   \
-		uint64_t la;                                                   \
 		uint32_t fl;                                                   \
-		if (element_linear(v, SEG_ES, reg_masked(v, RDI, e.mask), sizeof(T), false)) \
-			FAULT(v, i);                                           \
-		la = v->soft.la;                                               \
-		LOAD(T, b);                                                    \
+		COMPARE_LOAD(T, b, SEG_ES, RDI);                               \
 		__asm__("cmp" SUFFIX(S) " %[b], %[a]" CAPTURE                  \
 			: "=&a"(fl) : [a] "q"(a), [b] "q"(b) : "cc");          \
 		FLAGS(fl);                                                     \

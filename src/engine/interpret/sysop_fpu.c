@@ -338,14 +338,15 @@ static int restore(struct vcpu *v, const struct sysop *op, bool supervisor)
 	struct xrstor_header header;
 	bool live, mxcsr, compacted;
 
-	if (area_read(v, op, 0, legacy, sizeof(legacy)) < 0 ||
-	    area_read(v, op, XSAVE_OFFSET_HEADER, &header, sizeof(header)) < 0)
+	if (area_read(v, op, XSAVE_OFFSET_HEADER, &header, sizeof(header)) < 0)
 		return -1;
 	if (!header_valid(v, &header, supervisor))
 		return excp_gp(v, 0);
 	compacted = header.xcomp_bv & XCOMP_COMPACTED;
 	take = rfbm & header.xstate_bv;
 	mxcsr = compacted ? take & XFEATURE_SSE : rfbm & (XFEATURE_SSE | XFEATURE_AVX);
+	if (area_read(v, op, 0, legacy, sizeof(legacy)) < 0)
+		return -1;
 	if ((take & XFEATURE_AVX) && area_read(v, op, XSAVE_AVX_OFFSET, ymm_high, vector_bytes) < 0)
 		return -1;
 	if (mxcsr && (bytes_load32(legacy + FXSAVE_OFFSET_MXCSR) & MXCSR_RESERVED))

@@ -90,10 +90,11 @@ static int op_ins(struct vcpu *v, const struct sysop *op)
 	uint16_t port = (uint16_t)v->arch.gpr[RDX];
 	uint64_t la, value;
 
-	if (count_is_zero(v, op))
-		return SYSOP_DONE;
+	/* Permission comes first: a REP form that does nothing faults too. */
 	if (io_permitted(v, port, size) < 0)
 		return -1;
+	if (count_is_zero(v, op))
+		return SYSOP_DONE;
 	if (segment_linear(v, SEG_ES, index_read(v, op, RDI), size, true) < 0)
 		return -1;
 	la = v->soft.la;
@@ -111,10 +112,11 @@ static int op_outs(struct vcpu *v, const struct sysop *op)
 	uint16_t port = (uint16_t)v->arch.gpr[RDX];
 	uint64_t value = 0;
 
-	if (count_is_zero(v, op))
-		return SYSOP_DONE;
+	/* Permission comes first: a REP form that does nothing faults too. */
 	if (io_permitted(v, port, size) < 0)
 		return -1;
+	if (count_is_zero(v, op))
+		return SYSOP_DONE;
 	if (segment_linear(v, op->seg, index_read(v, op, RSI), size, false) < 0 ||
 	    mmu_read(v, v->soft.la, &value, size, MMU_CPL) < 0)
 		return -1;
