@@ -282,6 +282,7 @@ static void write_timer_config(struct hpet *h, unsigned n, uint64_t value, uint6
 {
 	struct hpet_timer_regs *t = &h->regs.timer[n];
 	unsigned route = (unsigned)(value & TIMER_ROUTE) >> 9;
+	bool changed;
 
 	value &= TIMER_WRITABLE;
 	if (!h->config.msi.send)
@@ -289,12 +290,17 @@ static void write_timer_config(struct hpet *h, unsigned n, uint64_t value, uint6
 	/* A route that is not offered reads back as another value (2.3.8). */
 	if (!(h->routes >> route & 1))
 		value &= ~(uint64_t)TIMER_ROUTE;
+	changed = (t->config ^ value) & (TIMER_32BIT | TIMER_PERIODIC);
 	t->config = value;
 	if (value & TIMER_32BIT) {
 		t->comparator &= UINT32_MAX;
 		t->period &= UINT32_MAX;
 	}
-	plan(h, n, now_ns);
+	/* Planning anew would find a match of this very tick once more. */
+	if (changed)
+		plan(h, n, now_ns);
+	else
+		arm(h, n, now_ns);
 	update_level(h, n);
 }
 
