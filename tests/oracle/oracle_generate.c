@@ -549,6 +549,8 @@ static uint32_t skips(const struct piece *p)
 	case ZYDIS_MNEMONIC_FRSTOR:
 	case ZYDIS_MNEMONIC_FLDENV:
 		return SKIP_FAULT_OFFSET;
+	case ZYDIS_MNEMONIC_FBSTP: /* two stores */
+		return SKIP_FAULT_MEMORY;
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FNSTENV:
 		return SKIP_FAULT_OFFSET | SKIP_FAULT_MEMORY;

@@ -903,8 +903,12 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 			lower(&l);
 			if (l.full)
 				return DECODE_FULL;
-			if (out->handler == insn_nop && most > 1) {
-				done += zi.length; /* no record: what follows has its own offset */
+			if (out->handler == insn_nop && most > 1 && count) {
+				/*
+				 * No record: what follows has its own offset. Not so the first one: a killed
+				 * trace must leave at its first byte.
+				 */
+				done += zi.length;
 				continue;
 			}
 			if (count && most > 1 && fuse(&l, &t->insns[count - 1], &notes[count - 1], out)) {
