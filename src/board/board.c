@@ -117,6 +117,7 @@ static bool add_pci_host(struct board *b)
 		.pio = b->pio,
 		.mmio = b->mmio,
 		.msi = { msi, b->apics },
+		.stop = b->stop,
 		.ecam_base = MAP_ECAM_BASE,
 		.io = { MAP_PORT_PCI_IO, MAP_PCI_IO_LEN },
 		.mem = { MAP_PCI_BASE, MAP_PCI_LEN },

@@ -23,7 +23,8 @@ struct virtio_blk;
  */
 struct virtio_blk *virtio_blk_new(struct pci_host *host, unsigned slot, struct ram *ram,
 				  struct loop *loop, struct block *block, const char *serial);
-/* Vcpus and the loop are stopped. Waits for requests in flight. The back end stays open. */
+/* Vcpus are stopped; the loop may run. Waits for requests in flight. The
+ * back end stays open. */
 void virtio_blk_free(struct virtio_blk *blk);
 
 #endif

@@ -13,13 +13,11 @@
 #include <errno.h>
 #include <linux/virtio_console.h>
 #include <linux/virtio_ids.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
 #include "dev/virtio/virtio_console_priv.h"
-#include "state/stream.h"
 
 #define QUEUE_SIZE        128
 #define CLASS_COMM_SERIAL 0x078000
@@ -276,90 +274,6 @@ static void reset(struct virtio_device *vdev)
 	}
 }
 
-static const struct state_field stage_fields[] = { STATE_FIELD(struct console_stage, start),
-						   STATE_FIELD(struct console_stage, count),
-						   STATE_ARRAY(struct console_stage, bytes),
-						   STATE_END };
-
-static const struct state_table stage_table = {
-	.name = "console-stage",
-	.version = 1,
-	.size = sizeof(struct console_stage),
-	.fields = stage_fields,
-};
-
-static const struct state_field port_fields[] = {
-	STATE_FIELD(struct console_port_state, owes),
-	STATE_FIELD(struct console_port_state, ready),
-	STATE_FIELD(struct console_port_state, guest_open),
-	STATE_FIELD(struct console_port_state, host_closed),
-	STATE_FIELD(struct console_port_state, columns),
-	STATE_FIELD(struct console_port_state, rows),
-	STATE_FIELD(struct console_port_state, tx_offset),
-	STATE_STRUCT_FIELD(struct console_port_state, rx, &stage_table),
-	STATE_STRUCT_FIELD(struct console_port_state, tx, &stage_table),
-	STATE_END
-};
-
-static bool stage_sound(const struct console_stage *stage)
-{
-	return stage->start <= sizeof(stage->bytes) &&
-	       stage->count <= sizeof(stage->bytes) - stage->start;
-}
-
-static int port_post_load(void *object, const char **error)
-{
-	struct console_port_state *state = object;
-
-	if (!stage_sound(&state->rx) || !stage_sound(&state->tx)) {
-		*error = "a console port holds more than it can";
-		return -1;
-	}
-	state->owes &= OWES_ALL;
-	return 0;
-}
-
-static const struct state_table port_table = {
-	.name = "console-port",
-	.version = 1,
-	.size = sizeof(struct console_port_state),
-	.fields = port_fields,
-	.post_load = port_post_load,
-};
-
-static void save(struct virtio_device *vdev, const char *name, struct state_writer *writer)
-{
-	struct virtio_console *con = (struct virtio_console *)vdev;
-	char section[STATE_NAME_MAX + 1];
-
-	for (unsigned i = 0; i < con->port_count; i++) {
-		snprintf(section, sizeof(section), "%s.port.%u", name, i);
-		state_save_named(&port_table, section, &con->ports[i].state, writer);
-	}
-}
-
-static int load(struct virtio_device *vdev, const char *name, struct state_reader *reader)
-{
-	struct virtio_console *con = (struct virtio_console *)vdev;
-	char section[STATE_NAME_MAX + 1];
-	int err = 0;
-
-	for (unsigned i = 0; i < con->port_count && !err; i++) {
-		struct console_port_state *s = &con->ports[i].state;
-		bool host_closed = s->host_closed;
-
-		snprintf(section, sizeof(section), "%s.port.%u", name, i);
-		err = state_load_named(&port_table, section, s, reader);
-		/* Whether input has ended is this run's back end to say. */
-		if (!err && s->host_closed != host_closed) {
-			s->host_closed = host_closed;
-			if (s->ready)
-				s->owes |= OWES_OPEN;
-		}
-	}
-	return err;
-}
-
 /* The end of input may have come during the pause, when nothing could be told. */
 static void resume(struct virtio_device *vdev)
 {
@@ -375,8 +289,8 @@ static const struct virtio_device_ops device_ops = {
 	.reset = reset,
 	.settle = settle,
 	.resume = resume,
-	.save = save,
-	.load = load,
+	.save = console_state_save,
+	.load = console_state_load,
 };
 
 static void write_size(struct virtio_console *con, uint16_t columns, uint16_t rows)
@@ -390,6 +304,34 @@ static void write_size(struct virtio_console *con, uint16_t columns, uint16_t ro
 	memcpy(con->vdev.config, &config, sizeof(config));
 	memcpy(con->vdev.config_legacy, &config, sizeof(config));
 	con->vdev.config_len = sizeof(config);
+}
+
+/* On the loop's thread, where back ends call us. */
+static void connect_ports(void *ctx)
+{
+	struct virtio_console *con = ctx;
+
+	for (unsigned i = 0; i < con->port_count; i++) {
+		struct chardev_frontend frontend = {
+			.room = frontend_room,
+			.receive = frontend_receive,
+			.writable = frontend_writable,
+			.closed = frontend_closed,
+			.ctx = &con->ports[i],
+		};
+
+		chardev_connect(con->ports[i].chr, &frontend);
+		chardev_kick_input(con->ports[i].chr);
+	}
+}
+
+static void disconnect_ports(void *ctx)
+{
+	static const struct chardev_frontend nobody;
+	struct virtio_console *con = ctx;
+
+	for (unsigned i = 0; i < con->port_count; i++)
+		chardev_connect(con->ports[i].chr, &nobody);
 }
 
 struct virtio_console *virtio_console_new(struct pci_host *host, unsigned slot, struct ram *ram,
@@ -432,28 +374,15 @@ struct virtio_console *virtio_console_new(struct pci_host *host, unsigned slot, 
 		errno = -err;
 		return NULL;
 	}
-	for (unsigned i = 0; i < count; i++) {
-		struct chardev_frontend frontend = {
-			.room = frontend_room,
-			.receive = frontend_receive,
-			.writable = frontend_writable,
-			.closed = frontend_closed,
-			.ctx = &con->ports[i],
-		};
-
-		chardev_connect(con->ports[i].chr, &frontend);
-	}
+	loop_call(loop, connect_ports, con);
 	return con;
 }
 
 void virtio_console_free(struct virtio_console *con)
 {
-	static const struct chardev_frontend nobody;
-
 	if (!con)
 		return;
-	for (unsigned i = 0; i < con->port_count; i++)
-		chardev_connect(con->ports[i].chr, &nobody);
+	loop_call(con->vdev.loop, disconnect_ports, con);
 	virtio_pci_detach(&con->pci);
 	virtio_device_fini(&con->vdev);
 	pthread_cond_destroy(&con->silent);

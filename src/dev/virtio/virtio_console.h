@@ -30,7 +30,7 @@ struct virtio_console *virtio_console_new(struct pci_host *host, unsigned slot, 
 					  struct loop *loop,
 					  const struct virtio_console_port_config *ports,
 					  unsigned count);
-/* Vcpus and the loop are stopped. */
+/* Vcpus are stopped; the loop may run. */
 void virtio_console_free(struct virtio_console *con);
 
 /* The size of the terminal behind a console port changed. Any thread. */

@@ -69,6 +69,10 @@ static inline unsigned port_tx_queue(unsigned port)
 	return port_rx_queue(port) + 1;
 }
 
+/* virtio_console_state.c: virtio_device_ops */
+void console_state_save(struct virtio_device *vdev, const char *name, struct state_writer *writer);
+int console_state_load(struct virtio_device *vdev, const char *name, struct state_reader *reader);
+
 /* virtio_console_control.c; device lock held */
 void console_control_receive(struct virtio_console *con); /* from the driver */
 void console_control_send(struct virtio_console *con);    /* what the ports owe */

@@ -96,7 +96,7 @@ struct virtio_device {
 void virtio_device_init(struct virtio_device *vdev, const char *name, uint16_t id,
 			const struct virtio_device_ops *ops, struct ram *ram, struct loop *loop,
 			unsigned queue_count, uint16_t queue_size);
-/* Nothing is in flight and neither vcpus nor the loop run. */
+/* Nothing is in flight and no vcpu runs. */
 void virtio_device_fini(struct virtio_device *vdev);
 
 /* Any thread, no lock needed. Wild queue numbers are ignored. */

@@ -10,7 +10,7 @@ struct virtio_rng;
 /* All borrowed. NULL with errno on failure. */
 struct virtio_rng *virtio_rng_new(struct pci_host *host, unsigned slot, struct ram *ram,
 				  struct loop *loop);
-/* Vcpus and the loop are stopped. */
+/* Vcpus are stopped; the loop may run. */
 void virtio_rng_free(struct virtio_rng *rng);
 
 #endif
