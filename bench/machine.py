@@ -1,0 +1,166 @@
+"""A machine that runs insula-bench: the host itself, or a guest of a monitor that boots the
+benchmark's initramfs and is spoken to over its serial console (see guest_init.c)."""
+
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+
+
+class Failed(Exception):
+    """A machine did not do what it was asked; the text says what."""
+
+
+def parse_answer(lines, name):
+    """(operations, seconds, digest), or the reason for which the workload was skipped."""
+    for line in lines:
+        words = line.split()
+        if words[:1] == [name] and words[1:2] == ["skip"]:
+            return line.split(" skip ", 1)[1]
+        if words[:1] == [name] and len(words) == 4:
+            return int(words[1]), float(words[2]), words[3]
+    raise Failed("; ".join(lines) or "no answer")
+
+
+class Host:
+    """The bare host."""
+
+    def __init__(self, program, disk):
+        self.program, self.disk = program, disk
+
+    def run(self, name, seconds):
+        got = subprocess.run([self.program, name, "--seconds", str(seconds), "--disk", self.disk],
+                             capture_output=True, text=True, timeout=120 + 10 * seconds)
+        return parse_answer((got.stdout + got.stderr).splitlines(), name)
+
+
+class Guest:
+    """One boot of a monitor. Its own clock is compared with the host's at every run, and seconds
+    are the host's if the two differ."""
+
+    def __init__(self, argv, log, boot_timeout=120):
+        self.clock_ratios = []
+        self.buffer = b""
+        self.log = open(log, "wb")
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=self.log, start_new_session=True)
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.process.stdout, selectors.EVENT_READ)
+        try:
+            self.init_at = self._wait_for("insula-bench: init", boot_timeout)[1] - self.started
+            self.ready_at = self._wait_for("insula-bench: ready", boot_timeout)[1] - self.started
+        except Failed:
+            self.kill()
+            raise
+
+    def _line(self, until):
+        """The next line and when it came."""
+        while b"\n" not in self.buffer:
+            left = until - time.monotonic()
+            if left <= 0 or not self.selector.select(left):
+                raise Failed("timed out" + self._said())
+            got = os.read(self.process.stdout.fileno(), 65536)
+            if not got:
+                raise Failed("the monitor ended" + self._said())
+            self.buffer += got
+            self.read_at = time.monotonic()
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        return line.decode(errors="replace").strip("\r"), self.read_at
+
+    def _said(self):
+        self.log.flush()
+        with open(self.log.name, errors="replace") as log:
+            lines = log.read().strip().splitlines()
+        return ": " + lines[-1] if lines else ""
+
+    def _wait_for(self, text, timeout):
+        until = time.monotonic() + timeout
+        while True:
+            line, at = self._line(until)
+            if text in line:
+                return line, at
+
+    def run(self, name, seconds):
+        timeout = 60 + 60 * seconds
+        self.process.stdin.write(f"run {name} --seconds {seconds} --disk /dev/vda\n".encode())
+        self.process.stdin.flush()
+        begin, host_begin = self._wait_for("begin ", timeout)
+        until, lines = time.monotonic() + timeout, []
+        while True:
+            line, host_end = self._line(until)
+            if line.startswith("end "):
+                break
+            lines.append(line)
+        answer = parse_answer(lines, name)
+        host = host_end - host_begin
+        guest = float(line.split()[1]) - float(begin.split()[1])
+        # Console latency is not the clock's fault.
+        if host > 0.05:
+            self.clock_ratios.append(guest / host)
+        if not isinstance(answer, str) and abs(guest - host) > 0.02 + 0.02 * host and guest > 0:
+            answer = (answer[0], answer[1] * host / guest, answer[2])
+        return answer
+
+    def own_memory(self):
+        """Bytes resident in the monitor that are not guest RAM."""
+        total, ram = 0, False
+        with open(f"/proc/{self.process.pid}/smaps") as smaps:
+            for line in smaps:
+                if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+                    ram = "memfd:insula-ram" in line or "memfd:memory-backend-memfd" in line
+                elif line.startswith("Rss:") and not ram:
+                    total += int(line.split()[1]) * 1024
+        return total
+
+    def banner(self):
+        """What the monitor said of itself."""
+        self.log.flush()
+        with open(self.log.name, errors="replace") as log:
+            return next((line.strip() for line in log if "engine" in line), "")
+
+    def off(self):
+        try:
+            self.process.stdin.write(b"off\n")
+            self.process.stdin.flush()
+            self.process.wait(20)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+        self.kill()
+
+    def kill(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.selector.close()
+        self.process.stdin = None
+        self.process.stdout.close()
+        self.log.close()
+
+
+def insula_argv(setup, kernel, disk=True):
+    argv = [setup.insula, "run", "--kernel", kernel, "--initrd", setup.initrd,
+            "--append", setup.cmdline, "--mem", "512M", "--no-reboot"]
+    if disk:
+        argv += ["--disk", f"{setup.disk},ro"]
+    if setup.engine:
+        argv += ["--engine", setup.engine]
+    return argv
+
+
+def qemu_argv(setup, kernel, disk=True):
+    argv = [shutil.which("qemu-system-x86_64"), "-accel", "tcg", "-cpu", "max",
+            "-machine", "q35,memory-backend=ram", "-m", "512M", "-smp", "1",
+            "-object", "memory-backend-memfd,id=ram,size=512M", "-nodefaults", "-no-user-config",
+            "-display", "none", "-serial", "stdio", "-no-reboot",
+            "-kernel", kernel, "-initrd", setup.initrd, "-append", setup.cmdline]
+    if disk:
+        argv += ["-drive", f"file={setup.disk},if=none,id=disk,format=raw,readonly=on",
+                 "-device", "virtio-blk-pci,drive=disk"]
+    return argv
+
+
+MONITORS = {"insula": insula_argv, "qemu": qemu_argv}
