@@ -360,7 +360,11 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		struct trace *t;
 		uint64_t flushes;
 
+		from = v->soft.link_from;
+		v->soft.link_from = NULL;
 		if (look || atomic_load_explicit(&v->req, memory_order_relaxed)) {
+			/* An event delivered here moves rip: it is no longer the target of that branch. */
+			from = NULL;
 			if (attend(v, in, &why))
 				return why;
 			look = false;
@@ -372,8 +376,6 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			look = true;
 			continue;
 		}
-		from = v->soft.link_from;
-		v->soft.link_from = NULL;
 		e = jump_slot(v, v->arch.rip);
 		if (!from && e->rip == v->arch.rip && e->gen == v->soft.code_gen && e->target->handler != insn_stale) {
 			first = e->target;
