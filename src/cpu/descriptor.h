@@ -125,12 +125,17 @@ static inline bool segment_covers(const struct segment *s, uint64_t offset, unsi
 	return last <= s->limit || s->limit == 0xffffffffu;
 }
 
-/* Instruction pointer within a code segment about to be loaded: #GP(0) else. */
-static inline int code_offset_check(struct vcpu *v, uint16_t attr, uint32_t limit, uint64_t offset)
+/*
+ * Instruction pointer within a code segment about to be loaded: #GP(0) else.
+ * Outside 64-bit code the upper half of a 64-bit pointer is ignored, as
+ * hardware does when IRETQ or RETFQ go to compatibility mode.
+ */
+static inline int code_offset_check(struct vcpu *v, uint16_t attr, uint32_t limit, uint64_t *offset)
 {
 	if ((attr & SEG_L) && vcpu_long_mode(v))
-		return likely(address_canonical(offset)) ? 0 : excp_gp(v, 0);
-	return offset <= limit ? 0 : excp_gp(v, 0);
+		return likely(address_canonical(*offset)) ? 0 : excp_gp(v, 0);
+	*offset = (uint32_t)*offset;
+	return *offset <= limit ? 0 : excp_gp(v, 0);
 }
 
 static inline uint64_t rip_truncate(uint64_t rip, unsigned opsize)

@@ -140,9 +140,11 @@ static int iret_protected(struct vcpu *v, unsigned opsize, uint64_t next_rip)
 	outer = code64 || rpl != v->arch.cpl;
 	if (!code64 && outer && stack_read(v, &st, &frame[3], 2, opsize))
 		return -1;
-	if (outer && return_stack_check(v, (uint16_t)frame[4], rpl, code_is_64(v, attr), &ss))
+	/* An absent stack segment is #NP in SDM 2A, unlike RET's #SS; AMD's parts raise #SS for both. */
+	if (outer && return_stack_check(v, (uint16_t)frame[4], rpl, code_is_64(v, attr),
+					vendor_is_amd(v) ? VEC_SS : VEC_NP, &ss))
 		return -1;
-	if (code_offset_check(v, attr, descriptor_limit(raw), frame[0]) ||
+	if (code_offset_check(v, attr, descriptor_limit(raw), &frame[0]) ||
 	    descriptor_access(v, selector, &raw))
 		return -1;
 

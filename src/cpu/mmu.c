@@ -685,6 +685,9 @@ static int resolve(struct vcpu *v, uint64_t la, unsigned len, bool write, enum m
 		     (la & (len - 1))))
 		return excp_raise_error(v, VEC_AC, 0);
 	*count = len > room ? 2 : 1;
+	/* The canonical form of the whole operand is judged before its first page is. */
+	if (unlikely(*count == 2 && vcpu_long_mode(v) && !address_canonical(la + len - 1)))
+		return canonical_fault(v);
 	if (piece_resolve(v, view, la, *count == 2 ? room : len, write, &p[0]))
 		return -1;
 	if (*count == 1)

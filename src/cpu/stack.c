@@ -195,7 +195,9 @@ int stack_from_tss64(struct vcpu *v, unsigned which, uint64_t *rsp)
 
 	if (unlikely(!(tr->attr & SEG_P) || offset + 7 > tr->limit))
 		return excp_raise_error(v, VEC_TS, selector_error(tr->selector));
-	return mmu_read64(v, tr->base + offset, rsp, MMU_SYSTEM);
+	if (mmu_read64(v, tr->base + offset, rsp, MMU_SYSTEM))
+		return -1;
+	return likely(address_canonical(*rsp)) ? 0 : excp_ss(v, 0);
 }
 
 struct segment stack_null_segment(unsigned cpl)

@@ -6,7 +6,6 @@
  */
 #include "cpu/transfer.h"
 #include "cpu/excp.h"
-#include "cpu/model.h"
 
 #define ATTR_CODE64 (SEG_G | SEG_L | SEG_P | SEG_S | 0xb)
 #define ATTR_CODE32 (SEG_G | SEG_DB | SEG_P | SEG_S | 0xb)
@@ -14,11 +13,6 @@
 #define ATTR_DPL3   (3u << SEG_DPL_SHIFT)
 
 #define SYSRET_FLAGS 0x3c7fd7u
-
-static bool vendor_is_amd(const struct vcpu *v)
-{
-	return v->model->vendor[0] == 'A';
-}
 
 static inline void flat(struct vcpu *v, unsigned seg, uint16_t selector, unsigned attr)
 {

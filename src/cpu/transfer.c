@@ -33,7 +33,7 @@ static int jump_real(struct vcpu *v, uint16_t selector, uint64_t offset)
 }
 
 /* A code segment named by JMP or CALL directly: no change of privilege. */
-static int direct_code_check(struct vcpu *v, uint16_t selector, uint64_t *raw, uint64_t offset)
+static int direct_code_check(struct vcpu *v, uint16_t selector, uint64_t *raw, uint64_t *offset)
 {
 	uint16_t attr = descriptor_attr(*raw);
 	unsigned cpl = v->arch.cpl;
@@ -100,13 +100,13 @@ static int gate_read(struct vcpu *v, uint16_t selector, struct call_gate *gate)
 	return 0;
 }
 
-static int gate_target_check(struct vcpu *v, const struct call_gate *gate)
+static int gate_target_check(struct vcpu *v, struct call_gate *gate)
 {
 	uint16_t attr = descriptor_attr(gate->raw);
 
 	if (!(attr & SEG_P))
 		return excp_np(v, selector_error(gate->selector));
-	return code_offset_check(v, attr, descriptor_limit(gate->raw), gate->offset);
+	return code_offset_check(v, attr, descriptor_limit(gate->raw), &gate->offset);
 }
 
 static int jump_gate(struct vcpu *v, uint16_t selector)
@@ -164,7 +164,7 @@ static int call_gate_inner(struct vcpu *v, struct call_gate *gate, uint64_t next
 		return -1;
 	}
 	if (code_offset_check(v, descriptor_attr(gate->raw), descriptor_limit(gate->raw),
-			      gate->offset))
+			      &gate->offset))
 		return -1;
 	frame[count++] = next_rip;
 	frame[count++] = v->arch.seg[SEG_CS].selector;
@@ -242,7 +242,7 @@ int far_jump(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned opsize
 			return excp_gp(v, selector_error(selector));
 		return transfer_system(v, selector, raw, false, next_rip);
 	}
-	if (direct_code_check(v, selector, &raw, offset) || descriptor_access(v, selector, &raw))
+	if (direct_code_check(v, selector, &raw, &offset) || descriptor_access(v, selector, &raw))
 		return -1;
 	code_load(v, selector, raw, v->arch.cpl);
 	v->arch.rip = offset;
@@ -274,7 +274,7 @@ int far_call(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned opsize
 			return excp_gp(v, selector_error(selector));
 		return transfer_system(v, selector, raw, true, next_rip);
 	}
-	if (direct_code_check(v, selector, &raw, offset) || descriptor_access(v, selector, &raw) ||
+	if (direct_code_check(v, selector, &raw, &offset) || descriptor_access(v, selector, &raw) ||
 	    stack_write(v, &st, frame, 2, opsize))
 		return -1;
 	stack_commit(v, &st);
@@ -306,7 +306,7 @@ int return_code_check(struct vcpu *v, uint16_t selector, uint64_t *raw)
 }
 
 int return_stack_check(struct vcpu *v, uint16_t selector, unsigned rpl, bool to_code64,
-		       struct segment *ss)
+		       uint8_t absent, struct segment *ss)
 {
 	uint16_t attr;
 	uint64_t raw;
@@ -324,7 +324,7 @@ int return_stack_check(struct vcpu *v, uint16_t selector, unsigned rpl, bool to_
 		     !attr_is_writable_data(attr)))
 		return excp_gp(v, selector_error(selector));
 	if (unlikely(!(attr & SEG_P)))
-		return excp_ss(v, selector_error(selector));
+		return excp_raise_error(v, absent, selector_error(selector));
 	if (descriptor_access(v, selector, &raw))
 		return -1;
 	*ss = descriptor_segment(selector, raw);
@@ -354,7 +354,7 @@ int far_return(struct vcpu *v, unsigned opsize, unsigned pop_bytes)
 	rpl = selector & 3;
 	st.sp = (st.sp + pop_bytes) & st.mask;
 	if (rpl == v->arch.cpl) {
-		if (code_offset_check(v, descriptor_attr(raw), descriptor_limit(raw), frame[0]) ||
+		if (code_offset_check(v, descriptor_attr(raw), descriptor_limit(raw), &frame[0]) ||
 		    descriptor_access(v, selector, &raw))
 			return -1;
 		stack_commit(v, &st);
@@ -365,8 +365,8 @@ int far_return(struct vcpu *v, unsigned opsize, unsigned pop_bytes)
 	}
 	if (stack_read(v, &st, outer, 2, opsize) ||
 	    return_stack_check(v, (uint16_t)outer[1], rpl, code_is_64(v, descriptor_attr(raw)),
-			       &ss) ||
-	    code_offset_check(v, descriptor_attr(raw), descriptor_limit(raw), frame[0]) ||
+			       VEC_SS, &ss) ||
+	    code_offset_check(v, descriptor_attr(raw), descriptor_limit(raw), &frame[0]) ||
 	    descriptor_access(v, selector, &raw))
 		return -1;
 	code_load(v, selector, raw, rpl);
