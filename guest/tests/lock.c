@@ -30,7 +30,6 @@ TRY(lock_shl, ".byte 0xf0, 0xd1, 0x23")
 TRY(lock_lea, ".byte 0xf0, 0x8d, 0x03")
 TRY(lock_push, ".byte 0xf0, 0xff, 0x33")
 TRY(lock_jmp, ".byte 0xf0, 0xeb, 0x00")
-TRY(lock_hlt, ".byte 0xf0, 0xf4")
 TRY(lock_movs, ".byte 0xf0, 0xa4")
 TRY(cmpxchg8b_reg, ".byte 0x0f, 0xc7, 0xc8")
 TRY(lea_reg, ".byte 0x8d, 0xc0")
@@ -114,7 +113,6 @@ void test_main(void)
 	expect("LOCK LEA", lock_lea, 6);
 	expect("LOCK PUSH", lock_push, 6);
 	expect("LOCK JMP", lock_jmp, 6);
-	expect("LOCK HLT", lock_hlt, 6);
 	expect("LOCK MOVS", lock_movs, 6);
 	expect("CMPXCHG8B of a register", cmpxchg8b_reg, 6);
 	expect("LEA of a register", lea_reg, 6);

@@ -3,7 +3,8 @@
 
 Each guest prints `ok`, `FAIL` or `skip` lines by what the manuals say and ends
 through port 0xf4. A line that fails under QEMU is excused if QEMU_DEVIATES
-names it with the reason; Insula has no such list.
+names it with the reason; Insula has no such list. --only bochs asks a third
+opinion.
 """
 import argparse
 import os
@@ -19,11 +20,61 @@ WIDTHS = {"limits": 32, "callgate": 32, "task": 32, "vm86": 32, "debug": 32, "sh
           "paging64": 64, "long": 64}
 # Guests whose end is not a debug exit: name -> what ends them.
 ENDS = {"triple": {"insula": 3, "qemu": 0, "bochs": 1}}
-QEMU_DEVIATES = {}
-BOCHS_DEVIATES = {}
+# Where other emulators leave the manuals, by guest: reason, and how the failing lines begin. Seen with QEMU 7.2.
+LIMITS = "TCG does not check segment limits and rights on access"
+SS_ABSENT = "another vector for an absent or small stack segment"
+NO_EXT = "EXT stays clear in error codes of faults during delivery"
+INT1 = "INT1 is undefined or single-steps"
+RSVD = "P stays clear in #PF error codes for reserved bits"
+LOCK = "LOCK is accepted where it is undefined"
+NO_RF = "RF is not set in pushed flags"
+STOPS = "stops the guest"
+QEMU_DEVIATES = {
+    "callgate": [(LIMITS, ["offset beyond the target's limit"]),
+                 (SS_ABSENT, ["SS1 absent", "no room on SS1", "RETF: SS absent"])],
+    "debug": [(NO_RF, ["RF set", "  TF and RF"]), (INT1, ["INT1"]),
+              ("hits of several breakpoints and of loads are lost",
+               ["read/write breakpoint", "two breakpoints", "data breakpoint and step"]),
+              ("no general detect", ["general detect", "DR6.BD", "GD cleared"])],
+    "fault": [(NO_EXT, ["#UD, gate", "#UD to absent", "interrupt, gate absent"]), (INT1, ["INT1"]),
+              (STOPS + ": runs on at an offset beyond the handler's limit", ["offset beyond the handler's limit"])],
+    "limits": [(LIMITS, ["first byte", "dword straddles", "store outside", "offset wraps", "page granular", "one-byte",
+                         "expand-down", "read-only data: ", "readable code: store", "access through null",
+                         "push beyond", "ESP unchanged", "EBP beyond"]),
+               (STOPS + ": runs on beyond CS's limit", [])],
+    "lock": [(LOCK, ["LOCK ", "OCK "]), ("no alignment checks", ["dword at", "word at", "qword at", "push on an odd",
+                                                                 "REP MOVSD"])],
+    "long": [(NO_RF, ["RF set"]), ("error codes of gates count 16 bytes a vector", ["absent gate", "16-bit gate type",
+                                                                                  "task gate"]),
+             (SS_ABSENT, ["SS absent", "null SS with another RPL"]), ("L with D is accepted", ["CS with L and D",
+                                                                                            "far jump to L and D"]),
+             ("VM and RF come from R11", ["  reserved, RF and VM"]),
+             ("RIP keeps its upper half in 32-bit code", ["  IP"]),
+             ("EFER takes anything", ["EFER"]), (STOPS + ": CR4.PAE falls in long mode", [])],
+    "paging32": [(RSVD, ["reserved bit", "PAE, reserved", "PAE, bit 63", "2 MiB page with reserved"]),
+                 ("a locked store that faults is told as a load", ["locked, not present"]),
+                 ("PDPTEs are read at every walk", ["PDPTE"])],
+    "paging64": [(RSVD, ["reserved bit", "PS in the PML4", "bit 63 without"]),
+                 ("the end of an operand is not looked at", ["load at the end"]),
+                 ("#GP for the stack segment", ["RBP-based"]), (STOPS + ": #GP, then no stack for it", [])],
+    "real": [(LIMITS, ["word at offset", "offset 10000", "SS: offset", "  three words"]), (LOCK, ["LOCK"])],
+    "strings16": [(LIMITS, ["word at ffff", "REP MOVSW runs", "  one element", "  DI"])],
+    "task": [("local enables stay in DR7", ["DR7 local"]), (NO_RF, ["RF in the saved"]),
+             ("#TS for #GP", ["gate to a TSS in the LDT"]), ("no T bit", ["T bit", "  in the new task", "  DR6.BT"]),
+             ("a 16-bit TSS's flags lose NT; what follows fails with it",
+              ["CALL to a 16-bit", "its IP", "link", "LDT of the new", "own LDT"]),
+             ("no selector in #TS by IRET", ["IRET to"])],
+    "vm86": [(NO_RF, ["VM in the pushed flags"]), (LIMITS, ["offset beyond", "word at ffff"]), (INT1, ["INT1"])],
+}
+BOCHS_DEVIATES = {
+    "debug": [(NO_RF, ["RF set"])],
+    "long": [("selector in #SS for a bad IST", ["IST not canonical"]),
+             ("a null SS may have any RPL", ["null SS with another RPL"])],
+    "smc": [("a crossing instruction's second page is not looked up again", ["second page of an instruction"])],
+}
 QEMU_CPU = {}
 BOCHS_CPU = {}
-TIMEOUT = 60
+TIMEOUT = 8
 
 FLAGS = ["-O1", "-ffreestanding", "-fno-pic", "-fno-pie", "-fno-stack-protector", "-fcf-protection=none",
          "-mgeneral-regs-only", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-mno-red-zone",
@@ -140,12 +191,14 @@ def judge(name, engine, result, verbose):
     want = ENDS.get(name, {}).get(engine, 1)
     lines = [l.rstrip("\r") for l in out.split("\n")]
     bad = [l for l in lines if l.startswith("FAIL")]
-    excuses = {"qemu": QEMU_DEVIATES, "bochs": BOCHS_DEVIATES}.get(engine, {}).get(name, {})
-    excused = [l for l in bad if any(l[5:].startswith(e) for e in excuses)]
+    reasons = {"qemu": QEMU_DEVIATES, "bochs": BOCHS_DEVIATES}.get(engine, {}).get(name, [])
+    excuses = tuple(prefix for _, prefixes in reasons for prefix in prefixes)
+    excused = [l for l in bad if l[5:].startswith(excuses)] if excuses else []
     counted = [l for l in bad if l not in excused]
     oks = sum(l.startswith("ok") for l in lines)
     skips = [l for l in lines if l.startswith("skip")]
-    end_ok = status == want or (excused and not counted and status == 3)
+    end_ok = status == want or (excused and not counted and status == 3) or \
+        any(reason.startswith(STOPS) for reason, _ in reasons)
     note = "%d ok" % oks
     if skips:
         note += ", %d skipped" % len(skips)
