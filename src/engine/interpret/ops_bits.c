@@ -18,7 +18,9 @@ static int bit_linear(struct vcpu *v, const struct insn *i, int64_t delta, unsig
 	moved.seg = i->seg;
 	moved.width = i->width;
 	moved.disp = i->disp;
-	if (delta == (int32_t)delta && (int64_t)i->disp + delta == (int32_t)(i->disp + delta)) {
+	/* Addresses of 32 and 16 bits wrap, so the low half of the sum is all that counts. */
+	if (i->width != 8 ||
+	    (delta == (int32_t)delta && (int64_t)i->disp + delta == (int32_t)(i->disp + delta))) {
 		moved.disp = (int32_t)(i->disp + delta);
 		return insn_linear(v, &moved, size, write);
 	}

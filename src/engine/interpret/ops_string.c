@@ -93,15 +93,13 @@ static inline int element_linear(struct vcpu *v, unsigned seg, uint64_t offset, 
 	return segment_linear(v, seg, offset, size, write);
 }
 
-static inline void narrow_registers(struct vcpu *v, bool si, bool di)
+static inline void narrow_registers(struct vcpu *v, bool copies)
 {
 	v->arch.gpr[RCX] = (uint32_t)v->arch.gpr[RCX];
-	if (!v->arch.gpr[RCX])
+	if (!v->arch.gpr[RCX] || !copies)
 		return;
-	if (si)
-		v->arch.gpr[RSI] = (uint32_t)v->arch.gpr[RSI];
-	if (di)
-		v->arch.gpr[RDI] = (uint32_t)v->arch.gpr[RDI];
+	v->arch.gpr[RSI] = (uint32_t)v->arch.gpr[RSI];
+	v->arch.gpr[RDI] = (uint32_t)v->arch.gpr[RDI];
 }
 
 /*
@@ -169,7 +167,7 @@ static inline void narrow_registers(struct vcpu *v, bool si, bool di)
 		}                                                              \
 		/* A REP form writes the counter, and with it the upper half, even if it does nothing. */ \
 		if (unlikely(e.mask == 0xffffffffu))                           \
-			narrow_registers(v, USES_SI, USES_DI);                 \
+			narrow_registers(v, USES_SI && DI_WRITE);               \
 		while ((count = reg_masked(v, RCX, e.mask)) != 0) {            \
 			uint64_t n = 0, si, di;                                \
 			const void *from = NULL;                               \

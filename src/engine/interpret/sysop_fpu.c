@@ -72,6 +72,16 @@ static int area_check(struct vcpu *v, const struct sysop *op, unsigned len, bool
 	return write ? area_probe(v, op, len) : 0;
 }
 
+/* The x87's own areas: the first byte, the last, all. */
+static int env_check(struct vcpu *v, const struct sysop *op, unsigned len, bool write)
+{
+	if (vector_linear(v, op->seg, sysop_ea(v, op), 1, write) < 0)
+		return -1;
+	if ((write ? mmu_probe_write(v, v->soft.la, 1, MMU_CPL) : mmu_probe_read(v, v->soft.la, 1, MMU_CPL)) < 0)
+		return -1;
+	return area_check(v, op, len, write);
+}
+
 static int area_read(struct vcpu *v, const struct sysop *op, unsigned offset, void *bytes,
 		     unsigned len)
 {
@@ -498,7 +508,7 @@ static int fnstenv(struct vcpu *v, const struct sysop *op)
 
 	if (v->arch.cr0 & (CR0_EM | CR0_TS))
 		return excp_nm(v);
-	if (area_probe(v, op, env_size(op)) < 0)
+	if (env_check(v, op, env_size(op), true) < 0)
 		return -1;
 	vcpu_fp_load(v);
 	asm volatile("fnstenv %0" : "=m"(env));
@@ -513,7 +523,7 @@ static int fnsave(struct vcpu *v, const struct sysop *op)
 
 	if (v->arch.cr0 & (CR0_EM | CR0_TS))
 		return excp_nm(v);
-	if (area_probe(v, op, env_size(op) + sizeof(image.st)) < 0)
+	if (env_check(v, op, env_size(op) + sizeof(image.st), true) < 0)
 		return -1;
 	vcpu_fp_load(v);
 	asm volatile("fnsave %0" : "=m"(image));
@@ -533,7 +543,7 @@ static int fldenv(struct vcpu *v, const struct sysop *op)
 	vcpu_fp_load(v);
 	if (x87_exception_pending())
 		return excp_raise(v, VEC_MF);
-	if (area_check(v, op, env_size(op), false) < 0 || area_read(v, op, 0, in, env_size(op)) < 0)
+	if (env_check(v, op, env_size(op), false) < 0 || area_read(v, op, 0, in, env_size(op)) < 0)
 		return -1;
 	vcpu_fp_load(v);
 	env_read(v, op, in, &env);
@@ -552,7 +562,7 @@ static int frstor(struct vcpu *v, const struct sysop *op)
 	vcpu_fp_load(v);
 	if (x87_exception_pending())
 		return excp_raise(v, VEC_MF);
-	if (area_check(v, op, len + sizeof(image.st), false) < 0 ||
+	if (env_check(v, op, len + sizeof(image.st), false) < 0 ||
 	    area_read(v, op, 0, in, len + sizeof(image.st)) < 0)
 		return -1;
 	vcpu_fp_load(v);

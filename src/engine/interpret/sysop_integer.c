@@ -240,12 +240,13 @@ static int op_cmpxchg_pair(struct vcpu *v, const struct sysop *op)
 
 	if (!cpu_has(v->model, wide ? FEAT_CX16 : FEAT_CX8) || !op->is_mem)
 		return excp_ud(v);
+	/* 64-bit code only; comes before the address is looked at, so that it is #GP on the stack too. */
+	if (wide && ((sysop_ea(v, op) + (op->seg >= SEG_FS ? v->arch.seg[op->seg].base : 0)) & 15))
+		return excp_gp(v, 0);
 	if (segment_linear(v, op->seg, sysop_ea(v, op), size, true) < 0)
 		return -1;
 	la = v->soft.la;
 	if (wide) {
-		if (la & 15)
-			return excp_gp(v, 0);
 		expected[0] = gpr[RAX];
 		expected[1] = gpr[RDX];
 		desired[0] = gpr[RBX];

@@ -39,12 +39,11 @@ static int checked_address(struct vcpu *v, const struct insn *i, bool write)
 
 	if (insn_linear(v, i, size, write) < 0)
 		return -1;
-	/* 64-bit addresses are not checked on the way: the memory system says #GP where a stack
-	 * reference is #SS. */
-	if (unlikely(!address_canonical(v->soft.la) || !address_canonical(v->soft.la + size - 1)))
-		return i->seg == SEG_SS ? excp_ss(v, 0) : excp_gp(v, 0);
 	if ((i->aux & VECTOR_ALIGNED) && (v->soft.la & (size - 1)))
 		return excp_gp(v, 0);
+	/* Not checked on the way in 64-bit code: the memory system says #GP where a stack reference is #SS. */
+	if (unlikely(!address_canonical(v->soft.la) || !address_canonical(v->soft.la + size - 1)))
+		return i->seg == SEG_SS ? excp_ss(v, 0) : excp_gp(v, 0);
 	return 0;
 }
 
@@ -135,23 +134,23 @@ static __attribute__((noinline)) bool x87_store_withheld(void)
 static void store_any(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = i->aux & VECTOR_SIZE;
-	bool x87_store = i->aux & VECTOR_X87_STORE,
-	     late = i->aux & (VECTOR_X87_STORE | VECTOR_LATE_STORE);
-	uint64_t la;
-	void *p;
+	bool late = i->aux & (VECTOR_X87_STORE | VECTOR_LATE_STORE);
+	bool address_faults = checked_address(v, i, true) < 0;
+	uint64_t la = v->soft.la;
+	void *p = NULL;
 
-	if (checked_address(v, i, true) < 0)
+	if (address_faults && !late)
 		OPERAND_FAULT(v, i);
-	la = v->soft.la;
-	p = tlb_write_ptr(v, la, size);
+	if (!address_faults)
+		p = tlb_write_ptr(v, la, size);
 	if (unlikely(!p)) {
-		/* The instruction may change more than memory, so the store must be known to
-		 * succeed first. */
-		if (mmu_probe_write(v, la, size, MMU_CPL) < 0 && !late)
+		/* The instruction may change more than memory, so the store must be known to succeed first. */
+		if (!address_faults && mmu_probe_write(v, la, size, MMU_CPL) < 0 && !late)
 			OPERAND_FAULT(v, i);
 		vcpu_fp_load(v);
-		p = tlb_write_ptr(v, la, size);
-		if (!p && x87_store && !x87_exception_pending())
+		if (!address_faults)
+			p = tlb_write_ptr(v, la, size);
+		if (!p && (i->aux & VECTOR_X87_STORE) && !x87_exception_pending())
 			x87_keep(v);
 		v->soft.la = la;
 	}
@@ -169,7 +168,7 @@ void vector_store_finish(struct vcpu *v, const struct insn *i)
 	if ((i->aux & VECTOR_X87_STORE) && x87_store_withheld())
 		NEXT(v, i);
 	/* The operation changed no general register, so the address is what it was. */
-	if (insn_linear(v, i, size, true) < 0 || mem_store_bounce(v, v->soft.la, size) < 0) {
+	if (checked_address(v, i, true) < 0 || mem_store_bounce(v, v->soft.la, size) < 0) {
 		if (i->aux & VECTOR_X87_STORE) {
 			vcpu_fp_load(v);
 			x87_put_back(v);
