@@ -118,6 +118,31 @@ static int gate_check(struct vcpu *v, const struct excp *e, uint64_t gate, unsig
 	return 0;
 }
 
+static int gate_read64(struct vcpu *v, uint64_t la, uint64_t gate[2])
+{
+	const volatile uint64_t *host = mmu_hit(v->soft.system_read, la, 16);
+
+	if (unlikely(!host))
+		return mmu_read(v, la, gate, 16, MMU_SYSTEM);
+	gate[0] = host[0];
+	gate[1] = host[1];
+	return 0;
+}
+
+static int frame_write64(struct vcpu *v, uint64_t la, const uint64_t *frame, unsigned len,
+			 bool inner)
+{
+	volatile uint64_t *host =
+		mmu_hit(inner ? v->soft.system_write : v->soft.tlb_write, la, len);
+	unsigned n;
+
+	if (unlikely(!host))
+		return mmu_write(v, la, frame, len, inner ? MMU_SYSTEM : MMU_CPL);
+	for (n = 0; n < len / 8; n++)
+		host[n] = frame[n];
+	return 0;
+}
+
 static int deliver_long(struct vcpu *v, const struct excp *e)
 {
 	struct vcpu_arch *a = &v->arch;
@@ -127,7 +152,7 @@ static int deliver_long(struct vcpu *v, const struct excp *e)
 
 	if (unlikely(e->vector * 16u + 15 > a->idtr.limit))
 		return excp_gp(v, idt_error(e));
-	if (mmu_read(v, a->idtr.base + e->vector * 16u, gate, 16, MMU_SYSTEM))
+	if (gate_read64(v, a->idtr.base + e->vector * 16u, gate))
 		return -1;
 	if (gate_check(v, e, gate[0], 1u << SYS_INT32 | 1u << SYS_TRAP32))
 		return -1;
@@ -162,8 +187,7 @@ static int deliver_long(struct vcpu *v, const struct excp *e)
 		return excp_ss(v, 0);
 	if (unlikely(!address_canonical(rip)))
 		return excp_gp(v, 0);
-	if (descriptor_access(v, selector, &raw) ||
-	    mmu_write(v, rsp, f, len, cpl != a->cpl ? MMU_SYSTEM : MMU_CPL))
+	if (descriptor_access(v, selector, &raw) || frame_write64(v, rsp, f, len, cpl != a->cpl))
 		return -1;
 
 	a->gpr[RSP] = rsp;

@@ -186,6 +186,9 @@ static void select_tables(struct vcpu *v)
 	mmu->check_alignment = v->arch.cpl == 3 && (v->arch.cr0 & CR0_AM) && (v->arch.rflags & FLAG_AC);
 	v->soft.tlb_read = mmu->check_alignment ? mmu->empty : t->read;
 	v->soft.tlb_write = mmu->check_alignment ? mmu->empty : t->write;
+	t = &c->views[view_for(v, MMU_SYSTEM)];
+	v->soft.system_read = t->read;
+	v->soft.system_write = t->write;
 
 	for (n = 0; n < GENERATIONS; n++) {
 		g = &c->generations[n];

@@ -9,6 +9,7 @@
 #ifndef INSULA_CPU_MMU_H
 #define INSULA_CPU_MMU_H
 
+#include "base/assert.h"
 #include "cpu/vcpu.h"
 #include "mem/ram.h"
 
@@ -30,6 +31,28 @@ static inline int mmu_read64(struct vcpu *v, uint64_t la, uint64_t *x, enum mmu_
 static inline int mmu_write16(struct vcpu *v, uint64_t la, uint16_t x, enum mmu_how how) { return mmu_write(v, la, &x, 2, how); }
 static inline int mmu_write32(struct vcpu *v, uint64_t la, uint32_t x, enum mmu_how how) { return mmu_write(v, la, &x, 4, how); }
 static inline int mmu_write64(struct vcpu *v, uint64_t la, uint64_t x, enum mmu_how how) { return mmu_write(v, la, &x, 8, how); }
+
+/*
+ * Host pointer for [la, la+len) if it hits one of soft's tables whole, else
+ * NULL and the call above does it. For the few accesses of interrupts and
+ * their returns that are worth a look ahead of the call.
+ */
+static inline void *mmu_hit(const struct tlb_entry *table, uint64_t la, unsigned len)
+{
+	const struct tlb_entry *e = &table[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+
+	return likely(e->tag == ((la + len - 1) & PAGE_MASK)) ? (void *)(la + e->addend) : NULL;
+}
+
+static inline int mmu_read_system64(struct vcpu *v, uint64_t la, uint64_t *x)
+{
+	const volatile uint64_t *host = mmu_hit(v->soft.system_read, la, 8);
+
+	if (unlikely(!host))
+		return mmu_read(v, la, x, 8, MMU_SYSTEM);
+	*x = *host;
+	return 0;
+}
 
 /* Guest-physical accesses by the CPU itself (PDPTE loads, kvm-clock pages): RAM only, page authority respected. */
 int mmu_phys_read(struct vcpu *v, gpa_t gpa, void *bytes, unsigned len);

@@ -31,7 +31,7 @@ int descriptor_read(struct vcpu *v, uint16_t selector, uint64_t *raw, uint8_t ve
 
 	if (unlikely(!table_address(v, selector, 8, &la)))
 		return excp_raise_error(v, vector, selector_error(selector));
-	return mmu_read64(v, la, raw, MMU_SYSTEM);
+	return mmu_read_system64(v, la, raw);
 }
 
 int descriptor_read_system(struct vcpu *v, uint16_t selector, uint64_t raw[2], uint8_t vector)

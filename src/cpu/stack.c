@@ -104,6 +104,7 @@ int stack_write(struct vcpu *v, struct stack *st, const uint64_t *items, unsigne
 int stack_read(struct vcpu *v, struct stack *st, uint64_t *items, unsigned count, unsigned size)
 {
 	uint64_t packed[STACK_ITEMS], la;
+	const volatile uint64_t *host;
 	unsigned n;
 
 	ASSERT(count <= STACK_ITEMS);
@@ -115,11 +116,19 @@ int stack_read(struct vcpu *v, struct stack *st, uint64_t *items, unsigned count
 				return -1;
 		}
 	} else {
-		if (piece_linear(v, st, st->sp, count * size, &la) ||
-		    mmu_read(v, la, size == 8 ? items : packed, count * size, st->how))
+		if (piece_linear(v, st, st->sp, count * size, &la))
 			return -1;
-		for (n = 0; n < count && size != 8; n++)
-			items[n] = size == 4 ? ((uint32_t *)packed)[n] : ((uint16_t *)packed)[n];
+		if (likely(size == 8 && st->how == MMU_CPL &&
+			   (host = mmu_hit(v->soft.tlb_read, la, count * 8)) != NULL)) {
+			for (n = 0; n < count; n++)
+				items[n] = host[n];
+		} else {
+			if (mmu_read(v, la, size == 8 ? items : packed, count * size, st->how))
+				return -1;
+			for (n = 0; n < count && size != 8; n++)
+				items[n] = size == 4 ? ((uint32_t *)packed)[n]
+						     : ((uint16_t *)packed)[n];
+		}
 	}
 	st->sp = (st->sp + count * size) & st->mask;
 	return 0;
@@ -195,7 +204,7 @@ int stack_from_tss64(struct vcpu *v, unsigned which, uint64_t *rsp)
 
 	if (unlikely(!(tr->attr & SEG_P) || offset + 7 > tr->limit))
 		return excp_raise_error(v, VEC_TS, selector_error(tr->selector));
-	if (mmu_read64(v, tr->base + offset, rsp, MMU_SYSTEM))
+	if (mmu_read_system64(v, tr->base + offset, rsp))
 		return -1;
 	return likely(address_canonical(*rsp)) ? 0 : excp_ss(v, 0);
 }

@@ -223,6 +223,8 @@ struct tlb_entry {
 struct soft {
 	struct tlb_entry *tlb_read;  /* TLB_SIZE entries, indexed by linear address bits 12.. */
 	struct tlb_entry *tlb_write;
+	struct tlb_entry *system_read; /* as above for MMU_SYSTEM accesses, whatever the CPL */
+	struct tlb_entry *system_write;
 	uint16_t flags; /* bits 8-15: AH of LAHF (SF ZF 0 AF 0 PF 1 CF); bit 0: OF. Valid while flags_live */
 	bool flags_live; /* arithmetic flags are here, not in arch.rflags */
 	uint8_t exit;    /* engine's own: why the trace returned */
