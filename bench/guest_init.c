@@ -1,11 +1,12 @@
 /*
  * insula-bench as process 1 of a guest: says at once that it is there, sets up
  * what the workloads need, then serves bench/run over the console. A request is
- * a line; the answer lies between two lines that tell the guest's clock, by
- * which the host sees whether that clock is right:
+ * a line; CLOCK is the guest's CLOCK_MONOTONIC, by which the host sees whether
+ * that clock is right:
  *
  *   run WORDS...   as the command line insula-bench WORDS...
- *                  begin CLOCK, what that prints, end CLOCK STATUS
+ *                  begin CLOCK 0, what that prints, end CLOCK STATUS
+ *   clock          clock CLOCK 0
  *   off            powers the guest down
  *
  * Invariant: between requests the guest does nothing, so it may be left idle
@@ -121,6 +122,8 @@ void guest_init(void)
 	while (fgets(line, sizeof(line), stdin)) {
 		if (!strncmp(line, "off", 3))
 			break;
+		if (!strncmp(line, "clock", 5))
+			say_clock("clock", 0);
 		if (strncmp(line, "run ", 4))
 			continue;
 		say_clock("begin", 0);

@@ -28,7 +28,7 @@ def svg(results):
         return None
     most = 10 ** math.ceil(math.log10(max(values + [10.5])))
     step = BAR * len(monitors) + GAP
-    out, y = [], TOP
+    out, values_text, y = [], [], TOP
 
     for group, (title, goal) in GROUPS.items():
         names = [n for n, w in results["workloads"].items()
@@ -51,7 +51,8 @@ def svg(results):
                 end, bar_y = _x(s, most), y + i * BAR
                 out.append(f'<rect x="{LEFT}" y="{bar_y}" width="{max(end - LEFT, 1):.1f}" '
                            f'height="{BAR - 1}" fill="{COLOURS.get(monitor, OTHER)}"/>')
-                out.append(_text(max(end, LEFT) + 4, bar_y + BAR - 1, times(s), 'class="value"'))
+                values_text.append(_text(max(end, LEFT) + 4, bar_y + BAR - 1, times(s),
+                                         'class="value"'))
             y += step
         if goal:
             at = _x(goal, most)
@@ -78,11 +79,12 @@ def svg(results):
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
             f'width="{width}" height="{height}">\n<style>text{{font:11px sans-serif;fill:#222}}'
             '.title{font-size:15px;font-weight:bold}.group{font-weight:bold}'
-            '.mean{fill:#555}.value{font-size:8.5px;fill:#555}'
+            '.mean{fill:#555}'
+            '.value{font-size:8.5px;fill:#555;paint-order:stroke;stroke:#fff;stroke-width:3px}'
             '.goal{stroke:#b3261e;stroke-width:1.5;stroke-dasharray:4 2}'
             '.axis{stroke:#e3e3e3}</style>\n'
             f'<rect width="{width}" height="{height}" fill="#fff"/>')
     foot = _text(12, y + 34, f"{results['date'][:10]}, {host['cpu']}, {results['guest']}",
                  'class="mean"')
     title = _text(12, 22, "Slowdown against the bare host (less is better)", 'class="title"')
-    return "\n".join([head, title, *legend, *axis, *out, foot, "</svg>", ""])
+    return "\n".join([head, title, *legend, *axis, *out, *values_text, foot, "</svg>", ""])

@@ -1,15 +1,18 @@
-/* AVX2, compiled with -mavx2: integer and float vectors over a buffer that fits the first cache.
- * Invariant: nothing here runs before main.c has seen that the CPU has it. */
+/* AVX2, compiled with -mavx2: buffers of bytes and of floats, larger than the first cache, are
+ * read, transformed and written. Invariant: nothing here runs before main.c has seen that the CPU
+ * has it. */
 #include "workload.h"
 
 #include <immintrin.h>
 #include <stdbool.h>
 
-#define BYTES  16384
-#define FLOATS 2048
+#define BYTES  131072
+#define FLOATS 32768
 
 static uint8_t bytes[BYTES + 64] __attribute__((aligned(32)));
+static uint8_t upper[BYTES] __attribute__((aligned(32)));
 static float floats[FLOATS] __attribute__((aligned(32)));
+static float scaled[FLOATS] __attribute__((aligned(32)));
 
 static bool setup(void)
 {
@@ -37,6 +40,7 @@ static uint64_t byte_work(void)
 
 		a = _mm256_sub_epi8(a, _mm256_and_si256(lower, bit));
 		a = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(a, turn), 0x4e);
+		_mm256_store_si256((__m256i *)(upper + i), a);
 		sum = _mm256_add_epi64(sum, _mm256_sad_epu8(a, b));
 	}
 	_mm256_storeu_si256((__m256i *)lanes, sum);
@@ -55,6 +59,7 @@ static float float_work(void)
 		__m256 above = _mm256_cmp_ps(y, x, _CMP_GT_OQ);
 
 		y = _mm256_blendv_ps(_mm256_sqrt_ps(_mm256_mul_ps(x, x)), y, above);
+		_mm256_store_ps(scaled + i, y);
 		sum = _mm256_add_ps(sum, _mm256_permute2f128_ps(y, y, 1));
 	}
 	_mm256_storeu_ps(lanes, sum);
@@ -66,7 +71,10 @@ static uint64_t run(uint64_t ops)
 	for (uint64_t i = 0; i < ops; i++) {
 		float f;
 
-		__asm__ volatile("" : : "r"(bytes), "r"(floats) : "memory");
+		__asm__ volatile(""
+				 :
+				 : "r"(bytes), "r"(floats), "r"(upper), "r"(scaled)
+				 : "memory");
 		bench_check = byte_work();
 		f = float_work();
 		bench_check ^= bench_digest(&f, sizeof(f));
