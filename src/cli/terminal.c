@@ -28,7 +28,9 @@ void terminal_restore(void)
 static void crash(int number)
 {
 	terminal_restore();
-	/* SA_RESETHAND has put the default action back: die of the same signal, with a core. */
+	/* Die of the same signal, with a core. An engine's handler may have called us: the action
+	 * is its own. */
+	signal(number, SIG_DFL);
 	raise(number);
 }
 
@@ -36,7 +38,7 @@ static void install_ways_back(void)
 {
 	static const int fatal[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP };
 	static bool installed;
-	struct sigaction action = { .sa_handler = crash, .sa_flags = SA_RESETHAND | SA_ONSTACK };
+	struct sigaction action = { .sa_handler = crash, .sa_flags = SA_ONSTACK };
 
 	if (installed)
 		return;
