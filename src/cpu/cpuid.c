@@ -219,6 +219,32 @@ static void xsave_leaf(const struct vcpu *v, uint32_t subleaf, struct cpuid_regs
 	}
 }
 
+/*
+ * TSC : crystal as leaf 15H gives it, the nearest fraction that guests can use:
+ * Linux multiplies the crystal's kHz by the numerator in 32 bits.
+ */
+static void tsc_ratio(uint64_t tsc_khz, struct cpuid_regs *out)
+{
+	const uint64_t crystal_khz = LAPIC_TIMER_HZ / 1000, limit = UINT32_MAX / crystal_khz;
+	uint64_t best = UINT64_MAX, best_den = 1;
+
+	for (uint64_t den = 1; den <= limit; den++) {
+		uint64_t num = (tsc_khz * den + crystal_khz / 2) / crystal_khz;
+		uint64_t near = num * crystal_khz, exact = tsc_khz * den;
+		uint64_t error = near > exact ? near - exact : exact - near;
+
+		if (num > limit || !num)
+			continue;
+		/* error / den against best / best_den */
+		if (best == UINT64_MAX || error * best_den < best * den) {
+			best = error;
+			best_den = den;
+			out->eax = (uint32_t)den;
+			out->ebx = (uint32_t)num;
+		}
+	}
+}
+
 static void basic_leaf(struct vcpu *v, uint32_t leaf, uint32_t subleaf, struct cpuid_regs *out)
 {
 	const struct cpu_model *model = v->model;
@@ -261,8 +287,7 @@ static void basic_leaf(struct vcpu *v, uint32_t leaf, uint32_t subleaf, struct c
 		xsave_leaf(v, subleaf, out);
 		break;
 	case 0x15: /* TSC = crystal * ebx / eax; the crystal drives the APIC timer */
-		out->eax = LAPIC_TIMER_HZ / 1000;
-		out->ebx = (uint32_t)model->tsc_khz;
+		tsc_ratio(model->tsc_khz, out);
 		out->ecx = LAPIC_TIMER_HZ;
 		break;
 	case 0x16: /* MHz: base, maximum, bus */
