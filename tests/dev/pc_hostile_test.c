@@ -160,7 +160,7 @@ static const struct target {
 	{ PORTS, 0x1e, 6 },
 	{ PORTS, 0x3e, 8 },
 	{ PORTS, 0x5e, 10 },
-	{ PORTS, 0x6e, 6 },
+	{ PORTS, 0x6e, 12 },
 	{ PORTS, 0x7e, 4 },
 	{ PORTS, 0x90, 4 },
 	{ PORTS, 0x9e, 6 },

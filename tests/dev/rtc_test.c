@@ -74,6 +74,12 @@ static void shows_wall_time(void **state)
 	assert_int_equal(get(&f, 0x30) | get(&f, 0x31) << 8, 0xffff);
 	assert_int_equal(get(&f, 0x34) | get(&f, 0x35) << 8, (512 - 16) * 16);
 	assert_int_equal(get(&f, 0x5f), 3);
+	/* The second bank is another 128 bytes. */
+	pc_out(&f.m, 0x72, 0x8b);
+	pc_out(&f.m, 0x73, 0x77);
+	pc_out(&f.m, 0x76, 0x0b);
+	assert_int_equal(pc_in(&f.m, 0x77), 0x77);
+	assert_int_equal(get(&f, 0x0b), 0x06);
 	end(&f);
 }
 

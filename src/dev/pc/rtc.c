@@ -22,6 +22,7 @@
 #include "state/stream.h"
 
 #define PORT_RTC 0x70
+#define PORT_LEN 8
 #define SECOND   ((int64_t)NS_PER_SECOND)
 
 enum {
@@ -82,6 +83,8 @@ struct rtc_regs {
 	uint64_t periods;              /* periodic ticks since guest time 0 that PF has told of */
 	uint64_t periodic_earliest_ns; /* behind time: not before */
 	uint8_t index;
+	uint8_t upper[128]; /* the second bank, plain memory */
+	uint8_t upper_index;
 };
 
 struct rtc {
@@ -395,18 +398,24 @@ static void write_data(struct rtc *rtc, uint8_t value, uint64_t now_ns)
 	arm(rtc, now_ns);
 }
 
+/* 0x70, 0x71: index and data. 0x72, 0x73: of the second bank. The four repeat at 0x74. */
 static uint8_t read_byte(void *dev, unsigned offset)
 {
 	struct rtc *rtc = dev;
 	uint64_t now_ns;
-	uint8_t value = 0xff; /* the index is write-only */
+	uint8_t value = 0xff; /* an index is write-only */
 
-	if (offset != 1)
-		return value;
 	pthread_mutex_lock(&rtc->lock);
-	now_ns = vclock_now_ns(rtc->clock);
-	settle(rtc, now_ns);
-	value = read_data(rtc, now_ns);
+	switch (offset & 3) {
+	case 1:
+		now_ns = vclock_now_ns(rtc->clock);
+		settle(rtc, now_ns);
+		value = read_data(rtc, now_ns);
+		break;
+	case 3:
+		value = rtc->regs.upper[rtc->regs.upper_index];
+		break;
+	}
 	pthread_mutex_unlock(&rtc->lock);
 	return value;
 }
@@ -417,12 +426,22 @@ static void write_byte(void *dev, unsigned offset, uint8_t value)
 	uint64_t now_ns;
 
 	pthread_mutex_lock(&rtc->lock);
-	now_ns = vclock_now_ns(rtc->clock);
-	settle(rtc, now_ns);
-	if (offset == 0)
+	switch (offset & 3) {
+	case 0:
 		rtc->regs.index = value & 0x7f; /* bit 7 masks NMI on a PC */
-	else if (offset == 1)
+		break;
+	case 1:
+		now_ns = vclock_now_ns(rtc->clock);
+		settle(rtc, now_ns);
 		write_data(rtc, value, now_ns);
+		break;
+	case 2:
+		rtc->regs.upper_index = value & 0x7f;
+		break;
+	case 3:
+		rtc->regs.upper[rtc->regs.upper_index] = value;
+		break;
+	}
 	pthread_mutex_unlock(&rtc->lock);
 }
 
@@ -496,10 +515,11 @@ void rtc_free(struct rtc *rtc)
 
 int rtc_attach(struct rtc *rtc, struct bus *pio)
 {
-	int error = bus_add(
-		pio,
-		&(struct bus_region){
-			.name = "rtc", .base = PORT_RTC, .len = 2, .ops = &rtc_ops, .dev = rtc });
+	int error = bus_add(pio, &(struct bus_region){ .name = "rtc",
+						       .base = PORT_RTC,
+						       .len = PORT_LEN,
+						       .ops = &rtc_ops,
+						       .dev = rtc });
 
 	if (!error)
 		rtc->bus = pio;
@@ -539,6 +559,8 @@ static const struct state_field rtc_fields[] = {
 	STATE_FIELD(struct rtc_regs, periods),
 	STATE_FIELD(struct rtc_regs, periodic_earliest_ns),
 	STATE_FIELD(struct rtc_regs, index),
+	STATE_ARRAY(struct rtc_regs, upper),
+	STATE_FIELD(struct rtc_regs, upper_index),
 	STATE_END,
 };
 
@@ -547,7 +569,7 @@ static int rtc_post_load(void *object, const char **error)
 	const struct rtc_regs *r = object;
 
 	/* Nanoseconds since 1970 in 64 bits reach no further than 292 years. */
-	if (r->index > 127 || r->seen_second / SECOND / 10) {
+	if (r->index > 127 || r->upper_index > 127 || r->seen_second / SECOND / 10) {
 		*error = "the clock of the RTC, or its index, is out of range";
 		return -1;
 	}

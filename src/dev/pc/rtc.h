@@ -1,5 +1,5 @@
 /*
- * The MC146818 real-time clock with its CMOS memory (ports 0x70, 0x71): time of
+ * The MC146818 real-time clock with its CMOS memory (ports 0x70..0x77): time of
  * day in UTC, periodic, alarm and update interrupts, and the bytes in which a
  * PC's firmware leaves the memory size.
  *
