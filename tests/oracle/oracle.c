@@ -25,6 +25,7 @@ struct run {
 	const char *only;
 	uint64_t seed, next, total, failed, lost, faults;
 	unsigned max_failures;
+	bool stepping;
 };
 
 static uint64_t case_seed(const struct run *run, uint64_t n)
@@ -67,8 +68,11 @@ static unsigned generate_batch(struct run *run, unsigned first)
 	unsigned n = 0;
 
 	while (n < BATCH && run->next < run->total) {
-		generate_case(&run->cases[first + n], case_seed(run, run->next++), run->only);
-		n++;
+		struct oracle_case *c = &run->cases[first + n++];
+
+		generate_case(c, case_seed(run, run->next++), run->only);
+		if (!run->stepping)
+			c->skip &= ~(uint32_t)SKIP_FAULT_FLAGS;
 	}
 	return n;
 }
@@ -131,7 +135,7 @@ int main(int argc, char **argv)
 	const char *model_name = "host", *error = NULL;
 	const struct cpu_model *model;
 	uint64_t one = 0;
-	bool only_one = false, stepping = false;
+	bool only_one = false;
 	uint8_t *pristine;
 	int o;
 
@@ -157,7 +161,7 @@ int main(int argc, char **argv)
 			run.max_failures = (unsigned)strtoul(optarg, NULL, 0);
 			break;
 		case 'S':
-			stepping = true;
+			run.stepping = true;
 			break;
 		default:
 			return usage();
@@ -173,6 +177,10 @@ int main(int argc, char **argv)
 		fprintf(stderr, "oracle: %s\n", error ? error : "no instruction decodes");
 		return 2;
 	}
+	if (run.only && !template_matches(run.only)) {
+		fprintf(stderr, "oracle: no instruction is called %s\n", run.only);
+		return 2;
+	}
 	pristine = mmap(NULL, DATA_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 			-1, 0);
 	run.cases = mmap(NULL, 2 * BATCH * sizeof(*run.cases), PROT_READ | PROT_WRITE,
@@ -183,7 +191,7 @@ int main(int argc, char **argv)
 	}
 	generate_data(pristine, 0x1e5);
 	run.native = native_start(pristine, run.cases, 2 * BATCH);
-	run.target = target_new(pristine, model, stepping);
+	run.target = target_new(pristine, model, run.stepping);
 	if (!run.native || !run.target)
 		return 2;
 	if (only_one) {

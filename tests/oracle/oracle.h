@@ -65,15 +65,19 @@ struct oracle_case {
 	struct oracle_result native, engine;
 };
 
+/* Not compared, because hardware may do as it likes, after a fault. */
 enum case_skip {
-	/* After a fault only: */
-	SKIP_FAULT_X87 =
-		1 << 0, /* some CPUs switch to MMX state before the store of MOVNTQ faults */
-	SKIP_FAULT_OFFSET =
-		1 << 1, /* which byte of a large operand CR2 names is the CPU's choice */
-	SKIP_FAULT_MEMORY = 1 << 2, /* and how much of it was written */
-	SKIP_FAULT =
-		1 << 3, /* whether a masked store faults on bytes that it does not store is too */
+	/* Some CPUs switch to MMX state before the store of MOVNTQ faults. */
+	SKIP_FAULT_X87 = 1 << 0,
+	/* Which byte of a large operand CR2 names. */
+	SKIP_FAULT_OFFSET = 1 << 1,
+	/* How much of a large operand was written. */
+	SKIP_FAULT_MEMORY = 1 << 2,
+	/* Whether a masked store faults on bytes that it does not store. */
+	SKIP_FAULT = 1 << 3,
+	/* An engine that stops between iterations of REP CMPS shows the flags of the last one; with
+	   --step. */
+	SKIP_FAULT_FLAGS = 1 << 4,
 };
 
 /* xoshiro256** */
@@ -125,6 +129,7 @@ struct template
 struct cpu_model;
 int template_init(const struct cpu_model *model);
 unsigned template_mnemonics(void);
+unsigned template_matches(const char *only);
 const struct template *template_pick(struct rng *r, const char *only);
 
 /* oracle_generate.c */

@@ -535,6 +535,8 @@ static uint32_t skips(const struct piece *p)
 {
 	const ZydisDecodedInstruction *insn = &p->insn;
 
+	if (insn->attributes & (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
+		return SKIP_FAULT_FLAGS;
 	if (mmx_store(p) && insn->mnemonic != ZYDIS_MNEMONIC_MASKMOVQ)
 		return SKIP_FAULT_X87;
 	switch (insn->mnemonic) {
@@ -549,8 +551,9 @@ static uint32_t skips(const struct piece *p)
 	case ZYDIS_MNEMONIC_FRSTOR:
 	case ZYDIS_MNEMONIC_FLDENV:
 		return SKIP_FAULT_OFFSET;
-	case ZYDIS_MNEMONIC_FBSTP: /* two stores */
-		return SKIP_FAULT_MEMORY;
+	case ZYDIS_MNEMONIC_FBSTP:
+	case ZYDIS_MNEMONIC_FSTP: /* ten bytes are two stores */
+		return p->ops[0].size == 80 ? SKIP_FAULT_MEMORY : 0;
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FNSTENV:
 		return SKIP_FAULT_OFFSET | SKIP_FAULT_MEMORY;

@@ -296,19 +296,36 @@ unsigned template_mnemonics(void)
 	return mnemonic_count;
 }
 
+/* The mnemonics that `only` selects, found once. */
+static unsigned choices(const char *only, const uint16_t **list)
+{
+	static uint16_t chosen[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+	static unsigned count;
+
+	*list = mnemonics;
+	if (!only)
+		return mnemonic_count;
+	*list = chosen;
+	if (count)
+		return count;
+	for (unsigned i = 0; i < mnemonic_count; i++)
+		if (strstr(ZydisMnemonicGetString((ZydisMnemonic)mnemonics[i]), only))
+			chosen[count++] = mnemonics[i];
+	return count;
+}
+
+unsigned template_matches(const char *only)
+{
+	const uint16_t *list;
+
+	return choices(only, &list);
+}
+
 const struct template *template_pick(struct rng *r, const char *only)
 {
-	unsigned mnemonic = mnemonics[rng_below(r, mnemonic_count)];
-	const struct bucket *b;
+	const uint16_t *list;
+	unsigned count = choices(only, &list);
+	const struct bucket *b = &buckets[list[rng_below(r, count)]];
 
-	if (only) {
-		unsigned matches = 0;
-
-		for (unsigned i = 0; i < mnemonic_count; i++)
-			if (strstr(ZydisMnemonicGetString((ZydisMnemonic)mnemonics[i]), only) &&
-			    rng_below(r, ++matches) == 0)
-				mnemonic = mnemonics[i];
-	}
-	b = &buckets[mnemonic];
 	return &b->templates[rng_below(r, b->count)];
 }

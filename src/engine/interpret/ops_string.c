@@ -96,7 +96,7 @@ static inline int element_linear(struct vcpu *v, unsigned seg, uint64_t offset, 
 static inline void narrow_registers(struct vcpu *v, bool copies)
 {
 	v->arch.gpr[RCX] = (uint32_t)v->arch.gpr[RCX];
-	if (!v->arch.gpr[RCX] || !copies)
+	if (!copies)
 		return;
 	v->arch.gpr[RSI] = (uint32_t)v->arch.gpr[RSI];
 	v->arch.gpr[RDI] = (uint32_t)v->arch.gpr[RDI];
