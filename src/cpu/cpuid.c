@@ -28,6 +28,17 @@
 #define BIT_1_EDX_HTT     (1u << 28)
 #define AMD_SHARED_EDX    0x0183f3ffu /* bits of 1.EDX that AMD repeats in 80000001.EDX */
 
+/*
+ * AMD's way to say what ARCH_CAPABILITIES (msr.c) says: FXSAVE error pointers
+ * always kept; IBPB, IBRS, always on and preferred; SSB_NO, BTC_NO, and IBPB
+ * clears return predictions. LFENCE serialises, a null selector clears the
+ * base, SRSO_NO; TSA_SQ_NO and TSA_L1_NO.
+ */
+#define AMD_80000008_EBX \
+	(1u << 2 | 1u << 12 | 1u << 14 | 1u << 16 | 1u << 18 | 1u << 26 | 1u << 29 | 1u << 30)
+#define AMD_80000021_EAX (1u << 2 | 1u << 6 | 1u << 29)
+#define AMD_80000021_ECX (1u << 1 | 1u << 2)
+
 #define KVM_FEATURE_CLOCKSOURCE        (1u << 0)
 #define KVM_FEATURE_NOP_IO_DELAY       (1u << 1)
 #define KVM_FEATURE_CLOCKSOURCE2       (1u << 3)
@@ -372,16 +383,14 @@ static void extended_leaf(const struct vcpu *v, uint32_t leaf, struct cpuid_regs
 	case 0x80000008:
 		out->eax = model->phys_bits | model->linear_bits << 8;
 		if (amd) {
-			/* IBPB, IBRS, IBRS always on and preferred; SSB_NO, BTC_NO. See
-			 * ARCH_CAPABILITIES in msr.c. */
-			out->ebx = 1u << 12 | 1u << 14 | 1u << 16 | 1u << 18 | 1u << 26 | 1u << 29;
+			out->ebx = AMD_80000008_EBX;
 			out->ecx = core_bits(model) << 12 | ((model->cpus - 1) & 0xff);
 		}
 		break;
-	case 0x80000021: /* LFENCE serialises; SRSO_NO; TSA_SQ_NO, TSA_L1_NO */
+	case 0x80000021:
 		if (amd) {
-			out->eax = 1u << 2 | 1u << 29;
-			out->ecx = 1u << 1 | 1u << 2;
+			out->eax = AMD_80000021_EAX;
+			out->ecx = AMD_80000021_ECX;
 		}
 		break;
 	}

@@ -140,17 +140,18 @@ static void host_identity(struct cpu_model *model)
 }
 
 /*
- * The fixed models name an Intel server part of their level, because stock
- * kernels then rely on ARCH_CAPABILITIES alone to decide on mitigations, and
- * ask no microcode or errata question under a hypervisor.
+ * The fixed models call themselves AMD, because stock kernels believe AMD parts
+ * that say they lack a flaw. Linux takes every Intel CPU under a hypervisor to
+ * leak branch history, whatever it reports, and then runs a loop of a hundred
+ * instructions at each system call, which here would protect nobody. Family 17H
+ * model 31H has no erratum that a kernel works around inside a VM.
  */
-#define SIGNATURE_V2 0x000106a3u /* family 6, model 1AH */
-#define SIGNATURE_V3 0x000306f2u /* family 6, model 3FH */
+#define SIGNATURE_FIXED 0x00830f10u
 
-static void fixed_identity(struct cpu_model *model, uint32_t signature, const char *brand)
+static void fixed_identity(struct cpu_model *model, const char *brand)
 {
-	memcpy(model->vendor, "GenuineIntel", 12);
-	model->family_model_stepping = signature;
+	memcpy(model->vendor, "AuthenticAMD", 12);
+	model->family_model_stepping = SIGNATURE_FIXED;
 	strncpy(model->brand, brand, sizeof(model->brand) - 1);
 }
 
@@ -180,10 +181,10 @@ const struct cpu_model *cpu_model_new(const char *name, unsigned cpus, uint64_t 
 	}
 	if (!strcmp(name, "x86-64-v2")) {
 		model->name = "x86-64-v2";
-		fixed_identity(model, SIGNATURE_V2, "Insula virtual CPU, x86-64-v2");
+		fixed_identity(model, "Insula virtual CPU, x86-64-v2");
 	} else if (!strcmp(name, "x86-64-v3")) {
 		model->name = "x86-64-v3";
-		fixed_identity(model, SIGNATURE_V3, "Insula virtual CPU, x86-64-v3");
+		fixed_identity(model, "Insula virtual CPU, x86-64-v3");
 		if (!set_has_all(&host, v3_native, COUNT(v3_native))) {
 			*error = "CPU model x86-64-v3 needs a host CPU with AVX2, BMI, FMA, F16C "
 				 "and LZCNT; "

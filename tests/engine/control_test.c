@@ -202,11 +202,13 @@ static void msr_list(void **state)
 		0x4b564d01,
 	};
 	static const uint32_t read_only[] = { 0x17, 0x3a, 0xce, 0xfe, 0x10a, 0x179, 0x198 };
+	static const uint32_t amd[] = { 0xc0010000, 0xc0010010, 0xc0010015, 0xc001001f,
+					0xc0011029 };
 	static const uint32_t unknown[] = { 0,          1,          0x49,       0x140,
 					    0x1b0,      0x210,      0x280,      0x480,
 					    0x410,      0x570,      0xda0,      0x900,
-					    0xc0000104, 0xc0010015, 0xc0011029, 0x40000000,
-					    0x4b564d02, 0x4b564d03, 0xffffffff };
+					    0xc0000104, 0x40000000, 0x4b564d02, 0x4b564d03,
+					    0xffffffff };
 	struct fixture *f = *state;
 	uint64_t value;
 
@@ -226,6 +228,9 @@ static void msr_list(void **state)
 		if (unknown[n] != 0x49)
 			assert_fault(f, msr_write(f->v, unknown[n], 0), VEC_GP);
 	}
+	for (unsigned n = 0; n < sizeof(amd) / sizeof(amd[0]); n++)
+		assert_int_equal(msr_read(f->v, amd[n], &value),
+				 cpu_model_is_amd(f->v->model) ? 0 : -1);
 	assert_fault(f, msr_write(f->v, 0xfe, 0), VEC_GP);
 	assert_fault(f, msr_write(f->v, 0x10a, 0), VEC_GP);
 	assert_fault(f, msr_write(f->v, 0x3a, 5), VEC_GP); /* locked */
