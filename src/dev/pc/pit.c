@@ -19,6 +19,7 @@
 
 #define PORT_PIT        0x40
 #define PORT_CONTROL_B  0x61
+#define POLL_GAP_NS     50000u /* between two polls of port 0x61: the guest was not running */
 #define REFRESH_HALF_NS 15085u /* bit 4 toggles with each DRAM refresh */
 
 #define CONTROL_B_GATE2   0x01
@@ -36,6 +37,8 @@ struct pit_regs {
 struct pit {
 	pthread_mutex_t lock;
 	struct pit_regs regs;
+	bool out2_seen;     /* OUT of counter 2 as port 0x61 last had it */
+	uint64_t polled_ns; /* when that was */
 	struct vclock_timer timer;
 	struct vclock *clock;
 	struct irq_line irq0;
@@ -161,6 +164,27 @@ static void write_counter(void *dev, unsigned offset, uint8_t value)
 	pthread_mutex_unlock(&pit->lock);
 }
 
+/*
+ * OUT of counter 2 as a poll shows it. A guest that measures its TSC polls until
+ * OUT is high and takes the time after each poll that showed it low. If the
+ * host had the CPU meanwhile, an end of the count shown at once would hide the
+ * gap and make the TSC seem slow. So the end is shown one poll late, as if the
+ * port had been read before the gap: the guest then sees it and measures again.
+ */
+static bool poll_out2(struct pit *pit, uint64_t now_ns)
+{
+	struct pit_channel *c = &pit->regs.channel[2];
+	uint64_t now = tick_from_ns(now_ns, PIT_HZ);
+	bool out, late;
+
+	pit_channel_settle(c, now);
+	out = pit_channel_out(c, now);
+	late = out && !pit->out2_seen && now_ns - pit->polled_ns > POLL_GAP_NS;
+	pit->out2_seen = out;
+	pit->polled_ns = now_ns;
+	return out && !late;
+}
+
 static uint8_t read_control_b(void *dev, unsigned offset)
 {
 	struct pit *pit = dev;
@@ -170,11 +194,10 @@ static uint8_t read_control_b(void *dev, unsigned offset)
 	(void)offset;
 	pthread_mutex_lock(&pit->lock);
 	now_ns = vclock_now_ns(pit->clock);
-	pit_channel_settle(&pit->regs.channel[2], tick_from_ns(now_ns, PIT_HZ));
 	value = pit->regs.control_b & CONTROL_B_STORED;
 	if (now_ns / REFRESH_HALF_NS & 1)
 		value |= CONTROL_B_REFRESH;
-	if (pit_channel_out(&pit->regs.channel[2], tick_from_ns(now_ns, PIT_HZ)))
+	if (poll_out2(pit, now_ns))
 		value |= CONTROL_B_OUT2;
 	pthread_mutex_unlock(&pit->lock);
 	return value;
@@ -272,6 +295,7 @@ void pit_reset(struct pit *pit)
 		pit->regs.channel[i].gate = i < 2;
 		pit_channel_control(&pit->regs.channel[i], 3, 3, false);
 	}
+	pit->out2_seen = true;
 	arm(pit, 0);
 	drive(pit, 0);
 	pthread_mutex_unlock(&pit->lock);
