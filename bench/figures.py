@@ -74,6 +74,8 @@ SINGLES = (
      lambda r, m: _median(r, "boot_s", m), lambda v: f"{v:.2f} s"),
     ("the same, kernel unpacking itself", "",
      lambda r, m: _median(r, "boot_packed_s", m), lambda v: f"{v:.2f} s"),
+    ("insula run -- true, from start to end", "",
+     lambda r, m: _median(r, "command_s", m), lambda v: f"{v:.2f} s"),
     ("monitor's own memory, idle 512 MB guest", "20 MB or less",
      lambda r, m: _median(r, "own_memory_bytes", m), lambda v: f"{v / 1e6:.1f} MB"),
     ("virtio disk, 1 MiB O_DIRECT reads, of the host's rate", "60 % or more",

@@ -101,27 +101,24 @@ static uint64_t nbody_run(uint64_t ops)
 static uint64_t x87_run(uint64_t ops)
 {
 	for (uint64_t i = 0; i < ops; i++) {
-		long double sum = 0, term = 1, angle, sine;
 		volatile long double start = 0.375L;
+		long double sum = 0, sine;
 		double rounded;
 
 		for (int k = 1; k < TERMS; k++) {
+			/* A polynomial in Horner's form, a division, and some comparing. */
 			long double x = start + k * 0.001953125L;
+			long double y = 1 + x * (1 - x * (0.5L - x * (0.25L + x * (0.125L - x))));
 
-			/* A few terms of a series in Horner's form, then a root. */
-			term = 1 + x * (1 - x * (0.5L - x * (0.25L + x * 0.125L)));
-			sum += term / (k + x) - (k & 1 ? x * x : -x);
-			sum = fabsl(sum) > 1000 ? sum / 3 : sum;
-			__asm__("fsqrt" : "=t"(term) : "0"(fabsl(sum) + x));
-			sum -= term / 7;
+			sum += (y - x * 0.75L) / (k + x) - (k & 1 ? x * y : -x * y);
+			sum = fabsl(sum) > 1000 ? sum * 0.25L : sum;
 		}
-		/* One operand in range; the instruction itself differs between chips in the last
-		 * bits, and so stays out of the digest. */
-		angle = start;
-		__asm__ volatile("fsin" : "=t"(sine) : "0"(angle));
+		/* The instruction differs between chips in the last bits, and so stays out of the
+		 * digest. */
+		__asm__ volatile("fsin" : "=t"(sine) : "0"(start));
 		if (!(sine > 0 && sine < 1))
 			return 0;
-		rounded = (double)sum;
+		rounded = (double)sqrtl(fabsl(sum));
 		bench_check = bench_digest(&rounded, sizeof(rounded));
 	}
 	return ops;
