@@ -221,7 +221,7 @@ static void shell_wait(pid_t shell)
 }
 
 /* What no command waits for. */
-static void later(unsigned have)
+static void later(unsigned have, pid_t shell)
 {
 	if (fork())
 		return;
@@ -229,6 +229,8 @@ static void later(unsigned have)
 		modules_load("virtio_rng");
 	if (have & HAVE_NET)
 		modules_load("virtio_net");
+	if (shell > 0)
+		power_button_watch(shell);
 	_exit(0);
 }
 
@@ -307,7 +309,7 @@ int main(int argc, char **argv)
 
 	if (wants_shell || port < 0)
 		shell = shell_start(device[0] ? device : "console");
-	later(have);
+	later(have, shell);
 	if (wants_shell && port < 0)
 		port = port_open_once();
 	if (port >= 0)

@@ -40,12 +40,12 @@ extern const uint8_t guest_init_begin[], guest_init_end[];
  * nobody sees the fruits of: probing of keyboards, serial ports and audit.
  */
 static const char cmdline[] =
-	"console=ttyS0 quiet loglevel=0 panic=-1 random.trust_cpu=on audit=0 nowatchdog "
+	"console=ttyS0 quiet loglevel=1 panic=-1 random.trust_cpu=on audit=0 nowatchdog "
 	"8250.nr_uarts=1 i8042.noaux i8042.nokbd cryptomgr.notests rcupdate.rcu_expedited=1";
 
 static const char *const module_roots[] = { "virtio_pci", "virtio_console", "virtio_blk",
 					    "virtio_rng", "ext4",           "crc32c_generic",
-					    NULL };
+					    "button",     "evdev",          NULL };
 
 struct recipe {
 	const char *name, *kernel_package;
@@ -255,7 +255,9 @@ static bool packages_get(struct build *b)
 	progress(b, "unpacking");
 	return package_unpack(
 		       b, b->kernel_package,
-		       "./boot/vmlinuz-* */kernel/drivers/virtio/* */kernel/drivers/char/* "
+		       "./boot/vmlinuz-* */kernel/drivers/acpi/button.ko* "
+		       "*/kernel/drivers/input/evdev.ko* "
+		       "*/kernel/drivers/virtio/* */kernel/drivers/char/* "
 		       "*/kernel/drivers/block/* */kernel/fs/* */kernel/crypto/* */kernel/lib/*",
 		       &b->kernel_version) &&
 	       package_unpack(b, "busybox-static", "*/busybox", &b->busybox_version);

@@ -238,7 +238,8 @@ static int build(struct run *run)
 static void say_what_runs(const struct run *run)
 {
 	const struct run_options *o = &run->options;
-	const char *leave = run->raw ? "Ctrl-] then q quits" : "Ctrl-C powers off, twice quits";
+	const char *leave =
+		run->raw ? "Ctrl-] then q quits" : "Ctrl-C asks it to power off, twice quits";
 
 	/* A command's stderr is its own when anybody but a person reads it. */
 	if (o->command && !isatty(STDERR_FILENO))
@@ -261,9 +262,9 @@ static int status_of_end(const struct run *run, const struct vm_end *end)
 	case STOP_POWER_OFF:
 		return STATUS_OK;
 	case STOP_RESET:
-		if (!run->options.guest || run->options.no_reboot || run->ready)
+		if (!run->options.guest || run->options.no_reboot)
 			return STATUS_OK;
-		fprintf(stderr, "insula: the guest reset itself before it was up\n");
+		fprintf(stderr, "insula: the guest reset itself, which ended the session\n");
 		return STATUS_HOST_ERROR;
 	case STOP_TRIPLE_FAULT:
 		fprintf(stderr, "insula: the guest stopped with a triple fault%s%s\n",
@@ -297,11 +298,13 @@ static int status_of_run(const struct run *run, const struct vm_end *end)
 	return status_of_end(run, end);
 }
 
-/* The guest went by itself before the session was over: its console says why. */
+/* The guest went by itself and not in order: its console says why. */
 static bool console_matters(const struct run *run, const struct vm_end *end)
 {
-	return run->console && !run->session_over && end->reason != STOP_USER &&
-	       !(run->ready && (end->reason == STOP_POWER_OFF || end->reason == STOP_RESET));
+	bool in_order = end->reason == STOP_USER || (end->reason == STOP_POWER_OFF && run->ready) ||
+			(end->reason == STOP_RESET && run->options.no_reboot);
+
+	return run->console && !in_order && (!run->session_over || *run->session_failure);
 }
 
 static int run_vm(struct run *run)

@@ -1,1 +1,41 @@
-""""""
+"""What takes long: only with INSULA_TEST_FULL=1 (./dev test --full)."""
+import glob
+import os
+import subprocess
+import time
+
+from machine import FULL, Skip, expect, read_until
+
+
+def only_in_full():
+    if not FULL:
+        raise Skip("long; runs with ./dev test --full")
+
+
+def test_boots_in_a_row(host):
+    """Without --full: five."""
+    for n in range(100 if FULL else 5):
+        r = host.guest("--", "sh", "-c", "echo $((6 * 7))")
+        expect(r.status == 0 and r.out == b"42\n" and r.err == b"", f"boot {n + 1}: {r}")
+
+
+def test_memtest86(host):
+    """memtest86+ from Debian's package completes a pass on 64 MB."""
+    only_in_full()
+    try:
+        subprocess.run(["apt-get", "-qq", "download", "memtest86+"], cwd=host.folder, capture_output=True,
+                       timeout=120, check=True)
+        subprocess.run(["dpkg-deb", "-x", *glob.glob(host.path("memtest86*.deb")), host.path("m")], check=True)
+    except (OSError, subprocess.SubprocessError):
+        raise Skip("the package memtest86+ cannot be downloaded")
+    image = next(path for path in sorted(glob.glob(host.path("m/boot/*x64*"))) if path.endswith((".bin", "x64")))
+    process = host.start("run", "--kernel", image, "--mem", "64M", "--append", "console=ttyS0,115200")
+    end, seen = time.monotonic() + 3600, b""
+    os.set_blocking(process.stdout.fileno(), False)
+    while b"Pass complete" not in seen and b"PASS" not in seen:
+        expect(time.monotonic() < end, f"no pass within an hour: {seen[-3000:]!r}")
+        expect(process.poll() is None, f"ended with {process.returncode}: {seen[-3000:]!r}")
+        try:
+            seen = (seen + (os.read(process.stdout.fileno(), 65536) or b""))[-200000:]
+        except BlockingIOError:
+            time.sleep(0.5)
