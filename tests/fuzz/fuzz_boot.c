@@ -60,10 +60,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 	char why[BOOT_WHY_MAX];
 	const char *words = NULL;
 
+	struct boot_unpacked unpacked;
+	bool is_unpacked = !boot_payload_unpack(bytes, len, &unpacked);
+
 	machine_init();
 	if (boot_linux_parse(bytes, len, &linux_image, &words))
 		ASSERT(words);
-	else if (!boot_linux_load(&machine, &image, &linux_image, &none, "quiet", &entry, why))
+	else if (!boot_linux_load(&machine, &image, &linux_image, is_unpacked ? &unpacked : NULL,
+				  &none, "quiet", &entry, why))
 		ASSERT(entry.rip >= 0x100000);
 	words = NULL;
 	if (boot_elf_parse(bytes, len, &elf, &words))
@@ -77,5 +81,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 	else if (!boot_multiboot_load(&machine, &image, &mb, &module, 1, "k", &entry, why))
 		ASSERT(entry.rbx);
 	payload_try(bytes, len);
+	if (is_unpacked)
+		boot_payload_fini(&unpacked);
 	return 0;
 }
