@@ -27,21 +27,34 @@ enum view { VIEW_USER, VIEW_KERNEL, VIEW_KERNEL_SMAP, VIEWS };
 #define FETCH_SIZE 256 /* entries of a context's fetch TLB */
 #define GENERATIONS 4  /* (mode, code segment) pairs a context remembers */
 
+/* Which entries translate global pages: those outlive a change of address space. */
 struct tables {
 	struct tlb_entry read[TLB_SIZE], write[TLB_SIZE];
+	uint64_t read_global[TLB_SIZE / 64], write_global[TLB_SIZE / 64];
 };
 
 struct fetch_entry {
 	uint64_t tag; /* linear page | view bit, or TLB_INVALID */
 	gpa_t gpa;
 	const uint8_t *host;
+	bool global;
+};
+
+/* Bloom filter of linear pages that were fetched from: an INVLPG of any other page leaves code addresses alone. */
+#define BLOOM_BITS 8192
+struct bloom {
+	uint64_t bits[BLOOM_BITS / 64];
 };
 
 struct generation {
 	uint32_t mode;
 	uint32_t cs_limit;
 	uint64_t cs_base;
-	uint64_t gen;
+	uint64_t gen; /* 0: unused */
+};
+struct generations {
+	struct generation slot[GENERATIONS];
+	unsigned next;
 };
 
 struct context {
@@ -51,9 +64,8 @@ struct context {
 	bool global_user;     /* a global page in the lower half was filled */
 	uint64_t large_first, large_last; /* linear range covered by large pages; first > last: none */
 	uint64_t last_use;
-	uint64_t code_pages[16]; /* Bloom filter of linear pages that were fetched from */
-	struct generation generations[GENERATIONS];
-	unsigned next_generation;
+	struct bloom code_pages; /* non-global ones */
+	struct generations generations;
 	struct fetch_entry fetch[FETCH_SIZE];
 	struct tables *views; /* VIEWS of them */
 };
@@ -68,7 +80,10 @@ struct soft_mmu {
 	struct context *current;
 	struct page_listener *listener;
 	uint64_t uses;
-	uint64_t generation;
+	uint64_t generation;            /* the last one given out */
+	struct generations generations; /* for code on global pages, valid in every context */
+	struct bloom code_pages;        /* global ones */
+	uint64_t large_code_first, large_code_last; /* linear range of global large pages fetched from */
 	struct tlb_entry *empty; /* all invalid: every access takes the slow path (#AC checks) */
 	bool check_alignment;
 	bool watching;
@@ -131,27 +146,69 @@ void mmu_free(struct soft_mmu *mmu)
 	free(mmu);
 }
 
-/* Everything in a context goes, globals too: dropping more than asked is always allowed. */
-static void context_flush(struct context *c)
+static void entries_drop_nonglobal(struct tlb_entry *entries, const uint64_t *global)
+{
+	unsigned n;
+
+	for (n = 0; n < TLB_SIZE; n++)
+		if (!(global[n / 64] >> (n % 64) & 1))
+			entries[n].tag = TLB_INVALID;
+}
+
+static void generations_forget(struct generations *g)
+{
+	unsigned n;
+
+	for (n = 0; n < GENERATIONS; n++)
+		g->slot[n].gen = 0;
+}
+
+/* Empties a context, but for global entries if those are to stay. */
+static void context_flush(struct context *c, bool keep_global)
 {
 	unsigned view, n;
 
 	for (view = 0; view < VIEWS; view++) {
+		struct tables *t = &c->views[view];
+
 		if (!c->filled[view])
 			continue;
-		entries_invalidate(c->views[view].read, TLB_SIZE);
-		entries_invalidate(c->views[view].write, TLB_SIZE);
-		c->filled[view] = false;
+		if (keep_global) {
+			entries_drop_nonglobal(t->read, t->read_global);
+			entries_drop_nonglobal(t->write, t->write_global);
+		} else {
+			entries_invalidate(t->read, TLB_SIZE);
+			entries_invalidate(t->write, TLB_SIZE);
+			bytes_zero(t->read_global, sizeof(t->read_global));
+			bytes_zero(t->write_global, sizeof(t->write_global));
+			c->filled[view] = false;
+		}
 	}
 	for (n = 0; n < FETCH_SIZE; n++)
-		c->fetch[n].tag = TLB_INVALID;
-	for (n = 0; n < 16; n++)
-		c->code_pages[n] = 0;
-	for (n = 0; n < GENERATIONS; n++)
-		c->generations[n].gen = 0;
+		if (!keep_global || !c->fetch[n].global)
+			c->fetch[n].tag = TLB_INVALID;
+	bytes_zero(&c->code_pages, sizeof(c->code_pages));
+	generations_forget(&c->generations);
+	if (keep_global)
+		return;
 	c->global_user = false;
 	c->large_first = ~0ull;
 	c->large_last = 0;
+}
+
+/* Every context, globals too. */
+static void flush_everything(struct soft_mmu *mmu)
+{
+	unsigned n;
+
+	for (n = 0; n < CONTEXTS; n++) {
+		context_flush(&mmu->contexts[n], false);
+		mmu->contexts[n].used = &mmu->contexts[n] == mmu->current;
+	}
+	generations_forget(&mmu->generations);
+	bytes_zero(&mmu->code_pages, sizeof(mmu->code_pages));
+	mmu->large_code_first = ~0ull;
+	mmu->large_code_last = 0;
 }
 
 static enum view data_view(const struct vcpu *v)
@@ -173,15 +230,30 @@ static unsigned view_access(enum view view)
 	return view == VIEW_USER ? PAGING_USER : view == VIEW_KERNEL_SMAP ? PAGING_SMAP : 0;
 }
 
-/* Points soft at the tables and the code generation for the present mode. */
+/* The number under which code addresses of the present mode are known in `g`. */
+static uint64_t generation_for(struct vcpu *v, struct generations *g)
+{
+	const struct segment *cs = &v->arch.seg[SEG_CS];
+	struct generation *slot;
+	unsigned n;
+
+	for (n = 0; n < GENERATIONS; n++) {
+		slot = &g->slot[n];
+		if (slot->gen && slot->mode == v->soft.mode && slot->cs_base == cs->base &&
+		    slot->cs_limit == cs->limit)
+			return slot->gen;
+	}
+	slot = &g->slot[g->next++ % GENERATIONS];
+	*slot = (struct generation){ v->soft.mode, cs->limit, cs->base, ++v->soft.mmu->generation };
+	return slot->gen;
+}
+
+/* Points soft at the tables and the code generations for the present mode. */
 static void select_tables(struct vcpu *v)
 {
 	struct soft_mmu *mmu = v->soft.mmu;
 	struct context *c = mmu->current;
 	struct tables *t = &c->views[data_view(v)];
-	const struct segment *cs = &v->arch.seg[SEG_CS];
-	struct generation *g;
-	unsigned n;
 
 	mmu->check_alignment = v->arch.cpl == 3 && (v->arch.cr0 & CR0_AM) && (v->arch.rflags & FLAG_AC);
 	v->soft.tlb_read = mmu->check_alignment ? mmu->empty : t->read;
@@ -189,17 +261,8 @@ static void select_tables(struct vcpu *v)
 	t = &c->views[view_for(v, MMU_SYSTEM)];
 	v->soft.system_read = t->read;
 	v->soft.system_write = t->write;
-
-	for (n = 0; n < GENERATIONS; n++) {
-		g = &c->generations[n];
-		if (g->gen && g->mode == v->soft.mode && g->cs_base == cs->base && g->cs_limit == cs->limit) {
-			v->soft.code_gen = g->gen;
-			return;
-		}
-	}
-	g = &c->generations[c->next_generation++ % GENERATIONS];
-	*g = (struct generation){ v->soft.mode, cs->limit, cs->base, ++mmu->generation };
-	v->soft.code_gen = g->gen;
+	v->soft.code_gen = generation_for(v, &c->generations);
+	v->soft.global_gen = generation_for(v, &mmu->generations);
 }
 
 static uint32_t mode_word(const struct vcpu *v)
@@ -279,7 +342,7 @@ static void watch_update(struct vcpu *v)
 	bytes_copy(mmu->watched_dr, now, sizeof(now));
 	if (watching || mmu->watching)
 		for (n = 0; n < CONTEXTS; n++)
-			context_flush(&mmu->contexts[n]);
+			context_flush(&mmu->contexts[n], false);
 	mmu->watching = watching;
 }
 
@@ -307,15 +370,9 @@ void vcpu_mode_changed(struct vcpu *v)
 
 void mmu_flush_all(struct vcpu *v)
 {
-	struct soft_mmu *mmu = v->soft.mmu;
-	unsigned n;
-
-	if (!mmu)
+	if (!v->soft.mmu)
 		return;
-	for (n = 0; n < CONTEXTS; n++) {
-		context_flush(&mmu->contexts[n]);
-		mmu->contexts[n].used = &mmu->contexts[n] == mmu->current;
-	}
+	flush_everything(v->soft.mmu);
 	select_tables(v);
 }
 
@@ -323,7 +380,7 @@ void mmu_flush_nonglobal(struct vcpu *v)
 {
 	if (!v->soft.mmu)
 		return;
-	context_flush(v->soft.mmu->current);
+	context_flush(v->soft.mmu->current, true);
 	select_tables(v);
 }
 
@@ -343,7 +400,7 @@ void mmu_flush_pcid(struct vcpu *v, unsigned pcid)
 
 	if (!c)
 		return;
-	context_flush(c);
+	context_flush(c, true);
 	if (c == v->soft.mmu->current)
 		select_tables(v);
 }
@@ -374,7 +431,7 @@ void mmu_switch(struct vcpu *v, unsigned pcid, bool keep)
 		keep = false;
 	}
 	if (!keep)
-		context_flush(c);
+		context_flush(c, true);
 	c->last_use = ++mmu->uses;
 	mmu->current = c;
 	select_tables(v);
@@ -384,7 +441,21 @@ static unsigned bloom_bit(uint64_t la)
 {
 	uint64_t page = la >> PAGE_SHIFT;
 
-	return (unsigned)((page ^ page >> 10 ^ page >> 20) & 1023);
+	return (unsigned)((page ^ page >> 13 ^ page >> 26) & (BLOOM_BITS - 1));
+}
+
+static void bloom_add(struct bloom *b, uint64_t la)
+{
+	unsigned bit = bloom_bit(la);
+
+	b->bits[bit / 64] |= 1ull << (bit % 64);
+}
+
+static bool bloom_has(const struct bloom *b, uint64_t la)
+{
+	unsigned bit = bloom_bit(la);
+
+	return b->bits[bit / 64] >> (bit % 64) & 1;
 }
 
 static void entry_drop(struct tlb_entry *entries, uint64_t page)
@@ -398,26 +469,24 @@ static void entry_drop(struct tlb_entry *entries, uint64_t page)
 static void context_invlpg(struct context *c, uint64_t la)
 {
 	uint64_t page = la & PAGE_MASK;
-	unsigned view, bit = bloom_bit(la), n;
+	unsigned view, n;
 
 	if (la >= c->large_first && la <= c->large_last) {
-		context_flush(c);
+		context_flush(c, false);
 		return;
 	}
 	for (view = 0; view < VIEWS; view++) {
 		entry_drop(c->views[view].read, page);
 		entry_drop(c->views[view].write, page);
 	}
-	if (c->code_pages[bit / 64] >> (bit % 64) & 1) {
-		for (n = 0; n < 2; n++) {
-			struct fetch_entry *f = &c->fetch[((la >> PAGE_SHIFT) ^ n * 128) & (FETCH_SIZE - 1)];
+	for (n = 0; n < 2; n++) {
+		struct fetch_entry *f = &c->fetch[((la >> PAGE_SHIFT) ^ n * 128) & (FETCH_SIZE - 1)];
 
-			if ((f->tag & PAGE_MASK) == page)
-				f->tag = TLB_INVALID;
-		}
-		for (n = 0; n < GENERATIONS; n++)
-			c->generations[n].gen = 0;
+		if ((f->tag & PAGE_MASK) == page)
+			f->tag = TLB_INVALID;
 	}
+	if (bloom_has(&c->code_pages, la))
+		generations_forget(&c->generations);
 }
 
 void mmu_invlpg(struct vcpu *v, uint64_t la)
@@ -436,6 +505,9 @@ void mmu_invlpg(struct vcpu *v, uint64_t la)
 		if (c == mmu->current || (c->used && ((int64_t)la < 0 || c->global_user)))
 			context_invlpg(c, la);
 	}
+	/* Within a large page any 4 KiB part may have been fetched from. */
+	if (bloom_has(&mmu->code_pages, la) || (la >= mmu->large_code_first && la <= mmu->large_code_last))
+		generations_forget(&mmu->generations);
 	select_tables(v);
 }
 
@@ -528,6 +600,7 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 	struct tables *t = &c->views[view];
 	unsigned slot = (la >> PAGE_SHIFT) & (TLB_SIZE - 1);
 	struct tlb_entry *e = write ? &t->write[slot] : &t->read[slot];
+	uint64_t *global = write ? t->write_global : t->read_global;
 	uint64_t page = la & PAGE_MASK;
 	struct paging_result r;
 	uint8_t *host;
@@ -569,6 +642,10 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 		c->filled[view] = true;
 		e->tag = page;
 		e->addend = (uint64_t)(uintptr_t)host - page;
+		if (r.global)
+			global[slot / 64] |= 1ull << (slot % 64);
+		else
+			global[slot / 64] &= ~(1ull << (slot % 64));
 	} else {
 		p->guarded = true;
 	}
@@ -759,18 +836,19 @@ void *mmu_write_span(struct vcpu *v, uint64_t la, unsigned len)
 
 int mmu_fetch(struct vcpu *v, uint64_t la, gpa_t *gpa, const uint8_t **host)
 {
-	struct context *c = v->soft.mmu->current;
+	struct soft_mmu *mmu = v->soft.mmu;
+	struct context *c = mmu->current;
 	bool user = v->arch.cpl == 3;
 	struct fetch_entry *f = &c->fetch[((la >> PAGE_SHIFT) ^ (user ? 128 : 0)) & (FETCH_SIZE - 1)];
 	uint64_t tag = (la & PAGE_MASK) | (user ? 2 : 0);
 	struct paging_result r;
-	unsigned bit;
 
 	if (!vcpu_code64(v))
 		la &= 0xffffffffu, tag &= 0xffffffffu;
 	if (likely(f->tag == tag)) {
 		*gpa = f->gpa | (la & ~PAGE_MASK);
 		*host = f->host ? f->host + (la & ~PAGE_MASK) : NULL;
+		v->soft.fetch_global = f->global;
 		return 0;
 	}
 	if (vcpu_code64(v) && !address_canonical(la))
@@ -784,11 +862,16 @@ int mmu_fetch(struct vcpu *v, uint64_t la, gpa_t *gpa, const uint8_t **host)
 			c->large_first = first;
 		if (first + r.span - 1 > c->large_last)
 			c->large_last = first + r.span - 1;
+		if (r.global && first < mmu->large_code_first)
+			mmu->large_code_first = first;
+		if (r.global && first + r.span - 1 > mmu->large_code_last)
+			mmu->large_code_last = first + r.span - 1;
 	}
 	if (r.global && (int64_t)la >= 0)
 		c->global_user = true;
-	bit = bloom_bit(la);
-	c->code_pages[bit / 64] |= 1ull << (bit % 64);
+	bloom_add(r.global ? &mmu->code_pages : &c->code_pages, la);
+	f->global = r.global;
+	v->soft.fetch_global = r.global;
 	f->tag = tag;
 	f->gpa = r.gpa & PAGE_MASK;
 	f->host = ram_page(v->ram, r.gpa);

@@ -232,6 +232,8 @@ struct soft {
 	uint32_t flat;   /* bit n: segment n has base 0 and covers all addresses of the mode */
 	struct jump_entry *jumps; /* engine's cache of code addresses */
 	const struct insn *link_from; /* engine's own: the branch to be linked next */
+	uint64_t global_gen; /* as code_gen, for code on global pages: the same in every address space */
+	bool fetch_global;   /* the last mmu_fetch found a global page */
 	uint64_t code_gen; /* names the (address space, mode) in which linear code addresses are valid now */
 	uint64_t value;  /* scalar result of a slow load, operand of a slow store */
 	uint64_t la;     /* linear address found by a checked address computation */

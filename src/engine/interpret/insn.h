@@ -57,7 +57,7 @@ void insn_stale(struct vcpu *v, const struct insn *i);
 /* A stale record that every unlinked branch points to, so that one test tells. */
 extern const struct insn insn_unlinked;
 
-/* Cache of linear code addresses: valid while soft.code_gen is what it was when filled. */
+/* Cache of linear code addresses: valid while soft.code_gen or global_gen is what it was when filled. */
 #define JUMP_BITS 12
 struct jump_entry {
 	uint64_t rip;
@@ -67,6 +67,10 @@ struct jump_entry {
 static inline struct jump_entry *jump_slot(struct vcpu *v, uint64_t rip)
 {
 	return &v->soft.jumps[(rip ^ rip >> JUMP_BITS) & ((1u << JUMP_BITS) - 1)];
+}
+static inline bool jump_valid(const struct vcpu *v, const struct jump_entry *e)
+{
+	return e->gen == v->soft.code_gen || e->gen == v->soft.global_gen;
 }
 
 #ifdef INSULA_NO_TAIL_CALLS
@@ -111,7 +115,7 @@ static inline struct jump_entry *jump_slot(struct vcpu *v, uint64_t rip)
 		const struct jump_entry *go_e = jump_slot((v), go_rip);        \
 		if (unlikely(atomic_load_explicit(&(v)->req, memory_order_relaxed))) \
 			LEAVE(v, go_rip, TRACE_EVENTS);                        \
-		if (unlikely(go_e->rip != go_rip || go_e->gen != (v)->soft.code_gen)) \
+		if (unlikely(go_e->rip != go_rip || !jump_valid((v), go_e)))   \
 			LEAVE(v, go_rip, TRACE_NEXT);                          \
 		(v)->arch.rip = go_rip;                                        \
 		JUMP(v, go_e->target);                                         \

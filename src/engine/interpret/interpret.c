@@ -377,7 +377,7 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			continue;
 		}
 		e = jump_slot(v, v->arch.rip);
-		if (!from && e->rip == v->arch.rip && e->gen == v->soft.code_gen && e->target->handler != insn_stale) {
+		if (!from && e->rip == v->arch.rip && jump_valid(v, e) && e->target->handler != insn_stale) {
 			first = e->target;
 			goto run;
 		}
@@ -389,7 +389,10 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			continue;
 		}
 		if (!t->dead) {
-			*e = (struct jump_entry){ v->arch.rip, v->soft.code_gen, t->insns };
+			bool global = v->soft.fetch_global && t->gpa2 == ~0ull;
+
+			*e = (struct jump_entry){ v->arch.rip, global ? v->soft.global_gen : v->soft.code_gen,
+						  t->insns };
 			/* decode_at may have emptied the pool and with it the branch we came from. */
 			if (from && flushes == in->cache.flushes && t->gpa2 == ~0ull)
 				((struct insn *)(uintptr_t)from)->link = t->insns;
