@@ -761,8 +761,8 @@ static int resolve(struct vcpu *v, uint64_t la, unsigned len, bool write, enum m
 
 	if (!vcpu_code64(v) && !vcpu_long_mode(v))
 		la &= 0xffffffffu;
-	if (unlikely(v->soft.mmu->check_alignment && how == MMU_CPL && (len & (len - 1)) == 0 && len <= 16 &&
-		     (la & (len - 1))))
+	if (unlikely(v->soft.mmu->check_alignment && how == MMU_CPL &&
+		     (len == 10 ? la & 7 : (len & (len - 1)) == 0 && len <= 8 && (la & (len - 1)))))
 		return excp_raise_error(v, VEC_AC, 0);
 	*count = len > room ? 2 : 1;
 	/* The canonical form of the whole operand is judged before its first page is. */

@@ -3,6 +3,7 @@
  *
  *   oracle [--cases N] [--seed N] [--model NAME] [--only TEXT] [--failures N]
  *   oracle --one SEED     repeats one case and shows both results
+ *   --compat              32-bit code under a 64-bit kernel
  *   --step                the engine executes one instruction at a time
  *
  * Exit status 0: all equal; 1: some differ; 2: usage or host trouble; 77: skipped.
@@ -25,7 +26,7 @@ struct run {
 	const char *only;
 	uint64_t seed, next, total, failed, lost, faults;
 	unsigned max_failures;
-	bool stepping;
+	bool stepping, compat;
 };
 
 static uint64_t case_seed(const struct run *run, uint64_t n)
@@ -70,7 +71,7 @@ static unsigned generate_batch(struct run *run, unsigned first)
 	while (n < BATCH && run->next < run->total) {
 		struct oracle_case *c = &run->cases[first + n++];
 
-		generate_case(c, case_seed(run, run->next++), run->only);
+		generate_case(c, case_seed(run, run->next++), run->only, run->compat);
 		if (!run->stepping)
 			c->skip &= ~(uint32_t)SKIP_FAULT_FLAGS;
 	}
@@ -115,7 +116,7 @@ static void run_all(struct run *run)
 static int usage(void)
 {
 	fprintf(stderr, "usage: oracle [--cases N] [--seed N] [--model NAME] [--only TEXT] "
-			"[--failures N] [--step] [--one SEED]\n");
+			"[--failures N] [--compat] [--step] [--one SEED]\n");
 	return 2;
 }
 
@@ -128,6 +129,7 @@ int main(int argc, char **argv)
 		{ "only", required_argument, NULL, 'm' },
 		{ "model", required_argument, NULL, 'M' },
 		{ "failures", required_argument, NULL, 'f' },
+		{ "compat", no_argument, NULL, '3' },
 		{ "step", no_argument, NULL, 'S' },
 		{ 0 },
 	};
@@ -160,6 +162,9 @@ int main(int argc, char **argv)
 		case 'f':
 			run.max_failures = (unsigned)strtoul(optarg, NULL, 0);
 			break;
+		case '3':
+			run.compat = true;
+			break;
 		case 'S':
 			run.stepping = true;
 			break;
@@ -173,7 +178,7 @@ int main(int argc, char **argv)
 		return 77;
 	}
 	model = cpu_model_new(model_name, 1, 1000000, &error);
-	if (!model || template_init(model) < 0) {
+	if (!model || template_init(model, run.compat) < 0) {
 		fprintf(stderr, "oracle: %s\n", error ? error : "no instruction decodes");
 		return 2;
 	}
@@ -190,12 +195,12 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	generate_data(pristine, 0x1e5);
-	run.native = native_start(pristine, run.cases, 2 * BATCH);
-	run.target = target_new(pristine, model, run.stepping);
+	run.native = native_start(pristine, run.cases, run.compat);
+	run.target = target_new(pristine, model, run.stepping, run.compat);
 	if (!run.native || !run.target)
 		return 2;
 	if (only_one) {
-		generate_case(&run.cases[0], one, run.only);
+		generate_case(&run.cases[0], one, run.only, run.compat);
 		native_submit(run.native, 0, 1);
 		target_run(run.target, &run.cases[0]);
 		native_wait(run.native);

@@ -20,6 +20,9 @@
 #define DATA_PAGES 8u
 #define STUB_BASE \
 	0x7fe012340000ull /* far from everything that a case's 32-bit displacement reaches */
+#define LOW_STUB_BASE                                                                      \
+	0x30000000ull /* where 32-bit code goes first: a page of 64-bit code that jumps to \
+			 STUB_BASE */
 #define GS_BASE (DATA_BASE + 0x1800)
 #define PAGE    4096u
 
@@ -75,6 +78,8 @@ enum case_skip {
 	SKIP_FAULT_MEMORY = 1 << 2,
 	/* Whether a masked store faults on bytes that it does not store. */
 	SKIP_FAULT = 1 << 3,
+	/* POPA: how many registers were loaded. */
+	SKIP_FAULT_REGISTERS = 1 << 5,
 	/* An engine that stops between iterations of REP CMPS shows the flags of the last one; with
 	   --step. */
 	SKIP_FAULT_FLAGS = 1 << 4,
@@ -127,19 +132,22 @@ struct template
 	uint8_t vvvv; /* takes a register there */
 };
 struct cpu_model;
-int template_init(const struct cpu_model *model);
+/* compat: 32-bit code in long mode, else 64-bit code. */
+int template_init(const struct cpu_model *model, bool compat);
 unsigned template_mnemonics(void);
 unsigned template_matches(const char *only);
 const struct template *template_pick(struct rng *r, const char *only);
 
 /* oracle_generate.c */
 void generate_data(uint8_t *pages, uint64_t seed); /* DATA_PAGES pages */
-void generate_case(struct oracle_case *c, uint64_t seed, const char *only);
+void generate_case(struct oracle_case *c, uint64_t seed, const char *only, bool compat);
 
 /* oracle_native.c: a child process. */
 struct native;
-struct native *native_start(const uint8_t *pristine, struct oracle_case *cases, unsigned capacity);
+struct native *native_start(const uint8_t *pristine, struct oracle_case *cases, bool compat);
 void native_stop(struct native *n);
+/* The page at LOW_STUB_BASE. */
+extern const uint8_t low_stub_code[EPILOGUE_SIZE];
 /* Runs cases [first, first+count) of the shared array; submit returns at once. */
 void native_submit(struct native *n, unsigned first, unsigned count);
 /* Waits. False: the child died; it is started again and the rest of the batch is marked lost. */
@@ -147,7 +155,8 @@ bool native_wait(struct native *n);
 
 /* oracle_engine.c */
 struct target;
-struct target *target_new(const uint8_t *pristine, const struct cpu_model *model, bool stepping);
+struct target *target_new(const uint8_t *pristine, const struct cpu_model *model, bool stepping,
+			  bool compat);
 void target_free(struct target *t);
 void target_run(struct target *t, struct oracle_case *c);
 

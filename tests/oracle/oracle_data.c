@@ -2,6 +2,16 @@
 #include "oracle.h"
 #include <string.h>
 
+/* jmp [rip + 0], and STUB_BASE */
+const uint8_t low_stub_code[EPILOGUE_SIZE] = { 0xff,
+					       0x25,
+					       [6] = (uint8_t)STUB_BASE,
+					       (uint8_t)(STUB_BASE >> 8),
+					       (uint8_t)(STUB_BASE >> 16),
+					       (uint8_t)(STUB_BASE >> 24),
+					       (uint8_t)(STUB_BASE >> 32),
+					       (uint8_t)(STUB_BASE >> 40) };
+
 void data_collect(struct oracle_result *result, uint8_t *const pages[DATA_PAGES],
 		  const uint8_t *pristine)
 {

@@ -30,6 +30,7 @@
 #define GPA_DATA      0x40000u
 #define GPA_CODE      0x50000u
 #define GPA_STUB      0x60000u
+#define GPA_LOW_STUB  0x61000u
 #define GPA_SYSTEM    0x70000u
 #define SYSTEM_PAGES  8u
 #define SYS_GDT       0x0u
@@ -43,6 +44,7 @@
 #define PTE_U  4ull
 #define PTE_NX (1ull << 63)
 
+#define USER32_CS    0x23
 #define USER_CS      0x33
 #define USER_SS      0x2b
 #define KERNEL_CS    0x10
@@ -103,6 +105,9 @@ static void map_all(struct target *t)
 	}
 	memset(ram_page(t->v.ram, GPA_STUB), 0xf4, PAGE);
 	map(t, STUB_BASE, GPA_STUB, PTE_U);
+	memset(ram_page(t->v.ram, GPA_LOW_STUB), 0xcc, PAGE);
+	memcpy(ram_page(t->v.ram, GPA_LOW_STUB), low_stub_code, EPILOGUE_SIZE);
+	map(t, LOW_STUB_BASE, GPA_LOW_STUB, PTE_U);
 	for (unsigned i = 0; i < SYSTEM_PAGES; i++)
 		map(t, SYSTEM_BASE + i * PAGE, GPA_SYSTEM + i * PAGE, PTE_W);
 	memset(ram_page(t->v.ram, GPA_SYSTEM + SYS_HANDLERS), 0xf4, PAGE);
@@ -116,6 +121,7 @@ static void descriptors(struct target *t)
 
 	gdt[KERNEL_CS / 8] = 0x00af9b000000ffff;
 	gdt[3] = 0x00cf93000000ffff;
+	gdt[USER32_CS / 8] = 0x00cffb000000ffff;
 	gdt[USER_SS / 8] = 0x00cff3000000ffff;
 	gdt[USER_CS / 8] = 0x00affb000000ffff;
 	gdt[TSS_SELECTOR / 8] =
@@ -133,7 +139,7 @@ static void descriptors(struct target *t)
 	}
 }
 
-static void initial_arch(struct target *t)
+static void initial_arch(struct target *t, bool compat)
 {
 	struct vcpu_arch *a = &t->initial;
 
@@ -152,6 +158,12 @@ static void initial_arch(struct target *t)
 		(struct segment){ .selector = USER_CS, .limit = 0xffffffff, .attr = 0xa0fb };
 	a->seg[SEG_SS] =
 		(struct segment){ .selector = USER_SS, .limit = 0xffffffff, .attr = 0xc0f3 };
+	if (compat) {
+		a->seg[SEG_CS] = (struct segment){ .selector = USER32_CS,
+						   .limit = 0xffffffff,
+						   .attr = 0xc0fb };
+		a->seg[SEG_DS] = a->seg[SEG_ES] = a->seg[SEG_SS];
+	}
 	a->seg[SEG_TR] = (struct segment){
 		.selector = TSS_SELECTOR, .base = SYSTEM_BASE + SYS_TSS, .limit = 0x67, .attr = 0x8b
 	};
@@ -160,7 +172,8 @@ static void initial_arch(struct target *t)
 	a->idtr = (struct dtable){ SYSTEM_BASE + SYS_IDT, VECTORS * 16 - 1 };
 }
 
-struct target *target_new(const uint8_t *pristine, const struct cpu_model *model, bool stepping)
+struct target *target_new(const uint8_t *pristine, const struct cpu_model *model, bool stepping,
+			  bool compat)
 {
 	struct target *t = aligned_alloc(64, (sizeof(*t) + 63) & ~63ul);
 	const char *error = NULL;
@@ -189,7 +202,7 @@ struct target *target_new(const uint8_t *pristine, const struct cpu_model *model
 		return NULL;
 	}
 	vcpu_reset(&t->v, false);
-	initial_arch(t);
+	initial_arch(t, compat);
 	t->v.arch = t->initial;
 	t->v.engine->enter(&t->v);
 	watched = &t->v;

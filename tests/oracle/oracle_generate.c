@@ -9,6 +9,8 @@
 
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
 #define ARITH           0x8d5u
+#define LE32(x)         (x) & 0xff, (x) >> 8 & 0xff, (x) >> 16 & 0xff, (x) >> 24 & 0xff
+#define LE64(x)         LE32(x), (x) >> 32 & 0xff, (x) >> 40 & 0xff, (x) >> 48 & 0xff, (x) >> 56
 #define IMAGE_STANDARD  0x2400u /* offsets in the data of valid XSAVE images */
 #define IMAGE_COMPACTED 0x2800u
 
@@ -219,7 +221,8 @@ static void initial_state(struct rng *r, struct oracle_state *s)
 	for (unsigned i = 0; i < 16; i++)
 		s->gpr[i] = rng_chance(r, 25) ? pick_target(r, 8, false) : interesting64(r);
 	s->gpr[RSP] = DATA_BASE + 0x1000 + 8 * rng_below(r, 2 * PAGE / 8);
-	s->rflags = (rng_next(r) & ARITH) | 0x202 | (rng_chance(r, 10) ? 0x400 : 0);
+	s->rflags = (rng_next(r) & ARITH) | 0x202 | (rng_chance(r, 10) ? 0x400 : 0) |
+		    (rng_chance(r, 3) ? 0x40000 : 0);
 	fx_image(r, s->fx);
 }
 
@@ -230,7 +233,7 @@ struct piece {
 };
 
 /* Fills in what a template leaves open. False if the result is not acceptable. */
-static bool build(struct rng *r, const struct template *t, struct piece *p)
+static bool build(struct rng *r, const struct template *t, struct piece *p, bool compat)
 {
 	uint8_t bytes[40];
 	unsigned n = 0, body;
@@ -244,8 +247,8 @@ static bool build(struct rng *r, const struct template *t, struct piece *p)
 	if (!t->vex && t->prefix == 0 && rng_chance(r, 15))
 		bytes[n++] = 0x66;
 	body = n;
-	n += template_bytes(t, bytes + n, rng_chance(r, 60) ? rng_below(r, 8) : 0,
-			    t->vvvv ? rng_below(r, 16) : 0);
+	n += template_bytes(t, bytes + n, !compat && rng_chance(r, 60) ? rng_below(r, 8) : 0,
+			    t->vvvv ? rng_below(r, compat ? 8 : 16) : 0);
 	if (t->modrm) {
 		if (t->mod3) {
 			bytes[n] = (uint8_t)(0xc0 | t->reg << 3 | t->rm);
@@ -494,6 +497,7 @@ static bool single_only(const ZydisDecodedInstruction *insn)
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_POPF:
+	case ZYDIS_MNEMONIC_POPFD:
 	case ZYDIS_MNEMONIC_POPFQ:
 	case ZYDIS_MNEMONIC_BSF:
 	case ZYDIS_MNEMONIC_BSR:
@@ -551,6 +555,12 @@ static uint32_t skips(const struct piece *p)
 	case ZYDIS_MNEMONIC_FRSTOR:
 	case ZYDIS_MNEMONIC_FLDENV:
 		return SKIP_FAULT_OFFSET;
+	case ZYDIS_MNEMONIC_POPA:
+	case ZYDIS_MNEMONIC_POPAD:
+		return SKIP_FAULT_REGISTERS | SKIP_FAULT_OFFSET;
+	case ZYDIS_MNEMONIC_PUSHA:
+	case ZYDIS_MNEMONIC_PUSHAD:
+		return SKIP_FAULT_MEMORY;
 	case ZYDIS_MNEMONIC_FBSTP:
 	case ZYDIS_MNEMONIC_FSTP: /* ten bytes are two stores */
 		return p->ops[0].size == 80 ? SKIP_FAULT_MEMORY : 0;
@@ -588,10 +598,13 @@ static void patch_branch(struct rng *r, struct oracle_case *c, unsigned n,
 	memcpy(c->code + c->insn_at[n] + insn->raw.imm[0].offset, &rel, insn->raw.imm[0].size / 8);
 }
 
-void generate_case(struct oracle_case *c, uint64_t seed, const char *only)
+void generate_case(struct oracle_case *c, uint64_t seed, const char *only, bool compat)
 {
-	static const uint8_t jump[6] = { 0xff, 0x25, 0, 0, 0, 0 };
-	static const uint64_t stub = STUB_BASE;
+	/* jmp [rip + 0] with the address behind it; jmp USER_CS:LOW_STUB_BASE */
+	static const uint8_t end64[EPILOGUE_SIZE] = { 0xff, 0x25, [6] = LE64(STUB_BASE) };
+	static const uint8_t end32[EPILOGUE_SIZE] = {
+		0xea, LE32(LOW_STUB_BASE), 0x33, 0, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc
+	};
 	ZydisDecodedInstruction branches[CASE_INSNS_MAX];
 	unsigned count, written = 0, undefined = 0;
 	uint64_t code_at;
@@ -615,7 +628,7 @@ void generate_case(struct oracle_case *c, uint64_t seed, const char *only)
 		const ZydisAccessedFlags *flags;
 		uint32_t tested;
 
-		if (!build(&r, template_pick(&r, only), &p))
+		if (!build(&r, template_pick(&r, only), &p, compat))
 			continue;
 		if (count > 1 && single_only(&p.insn))
 			continue;
@@ -643,8 +656,9 @@ void generate_case(struct oracle_case *c, uint64_t seed, const char *only)
 	for (unsigned i = 0; i < c->insns; i++)
 		if (relative_branch(&branches[i]))
 			patch_branch(&r, c, i, &branches[i]);
-	memcpy(c->code + c->code_len, jump, sizeof(jump));
-	memcpy(c->code + c->code_len + sizeof(jump), &stub, sizeof(stub));
+	memcpy(c->code + c->code_len, compat ? end32 : end64, EPILOGUE_SIZE);
+	for (unsigned i = 0; compat && i < 16; i++)
+		c->initial.gpr[i] = (uint32_t)c->initial.gpr[i];
 	c->code_len += EPILOGUE_SIZE;
 	if (c->offset + c->code_len > CODE_PAGES * PAGE)
 		c->code_len = (uint8_t)(CODE_PAGES * PAGE - c->offset);

@@ -22,11 +22,13 @@
 
 /* The page behind the stub's code. Offsets are used by the assembly below. */
 struct stub_data {
-	uint64_t gpr[16];  /* 0 */
-	uint64_t rflags;   /* 128 */
-	uint64_t target;   /* 136 */
-	uint64_t host_rsp; /* 144 */
-	uint64_t pad[13];
+	uint64_t gpr[16];    /* 0 */
+	uint64_t rflags;     /* 128 */
+	uint64_t target;     /* 136 */
+	uint64_t host_rsp;   /* 144 */
+	uint32_t far_offset; /* 152: far pointer to 32-bit code */
+	uint32_t far_selector;
+	uint64_t pad[12];
 	uint8_t fx[FX_SIZE] __attribute__((aligned(64))); /* 256 */
 };
 
@@ -103,11 +105,19 @@ asm(".pushsection .data\n"
     "	movq oracle_stub_data+112(%rip), %r14\n"
     "	movq oracle_stub_data+120(%rip), %r15\n"
     "	jmp *oracle_stub_data+136(%rip)\n"
+    "oracle_stub_far:\n"
+    "	ljmpl *oracle_stub_data+152(%rip)\n"
     ".balign 4096\n"
     "oracle_stub_data:\n"
     "	.space 4096\n"
     ".popsection\n");
-extern char oracle_stub[], oracle_stub_resume[], oracle_stub_entry[], oracle_stub_data[];
+extern char oracle_stub[], oracle_stub_resume[], oracle_stub_entry[], oracle_stub_data[],
+	oracle_stub_far[];
+
+/* Linux's selectors. */
+#define USER32_CS 0x23
+#define USER_DS   0x2b
+#define USER_CS   0x33
 
 struct native {
 	pid_t pid;
@@ -119,6 +129,7 @@ struct native {
 
 /* The child's own; it has one thread. */
 static struct stub_data *stub;
+static bool compat_code;
 static struct oracle_case *current;
 static volatile bool running;
 static uint8_t *code_alias;
@@ -133,6 +144,8 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 					   REG_R12, REG_R13, REG_R14, REG_R15 };
 	struct oracle_result *out;
 
+	/* A case may have set AC, and the kernel leaves it set. */
+	__builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() & ~0x40000ull);
 	if (!running) {
 		if (sig == SIGALRM)
 			return;
@@ -151,6 +164,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	r[REG_RIP] = (greg_t)(STUB_BASE + (uint64_t)(oracle_stub_resume - oracle_stub));
 	r[REG_RSP] = (greg_t)stub->host_rsp;
 	r[REG_EFL] = 0x202;
+	r[REG_CSGSFS] = (r[REG_CSGSFS] & ~0xffffll) | USER_CS;
 	running = false;
 }
 
@@ -201,6 +215,14 @@ static void child_map(const uint8_t *pristine)
 			       DATA_WRITABLE >> i & 1 ? PROT_READ | PROT_WRITE : PROT_READ, fd,
 			       (off_t)(i * PAGE));
 	}
+	uint8_t *low = mmap((void *)LOW_STUB_BASE, PAGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	if (low != (uint8_t *)LOW_STUB_BASE)
+		die("mmap");
+	memset(low, 0xcc, PAGE);
+	memcpy(low, low_stub_code, EPILOGUE_SIZE);
+	if (mprotect(low, PAGE, PROT_READ | PROT_EXEC))
+		die("mprotect");
 	/* A private copy of the stub, its code executable, its data page behind it writable. */
 	size_t len = (size_t)(oracle_stub_data - oracle_stub) + PAGE;
 	uint8_t *p = mmap((void *)STUB_BASE, len, PROT_READ | PROT_WRITE,
@@ -240,6 +262,11 @@ static void run_one(struct oracle_case *c, const uint8_t *pristine)
 	memcpy(stub->gpr, c->initial.gpr, sizeof(stub->gpr));
 	stub->rflags = c->initial.rflags;
 	stub->target = CODE_BASE + c->offset;
+	if (compat_code) {
+		stub->far_offset = (uint32_t)stub->target;
+		stub->far_selector = USER32_CS;
+		stub->target = STUB_BASE + (uint64_t)(oracle_stub_far - oracle_stub);
+	}
 	memcpy(stub->fx, c->initial.fx, FX_SIZE);
 	out->vector = NO_VECTOR;
 	out->error = 0;
@@ -265,6 +292,8 @@ static void child(struct native *n)
 	prctl(PR_SET_DUMPABLE, 0);
 	child_map(n->pristine);
 	child_signals();
+	if (compat_code) /* 64-bit code does not need them, and Linux starts it with none */
+		asm volatile("movl %0, %%ds\n\tmovl %0, %%es" : : "r"(USER_DS));
 	while (read(n->request[0], range, sizeof(range)) == sizeof(range)) {
 		for (unsigned i = 0; i < range[1]; i++) {
 			if (i % 64 == 0)
@@ -305,7 +334,7 @@ static void child_reap(struct native *n)
 	waitpid(n->pid, NULL, 0);
 }
 
-struct native *native_start(const uint8_t *pristine, struct oracle_case *cases, unsigned capacity)
+struct native *native_start(const uint8_t *pristine, struct oracle_case *cases, bool compat)
 {
 	struct native *n = calloc(1, sizeof(*n));
 
@@ -313,6 +342,7 @@ struct native *native_start(const uint8_t *pristine, struct oracle_case *cases, 
 		return NULL;
 	signal(SIGPIPE, SIG_IGN);
 	n->pristine = pristine;
+	compat_code = compat;
 	n->cases = cases;
 	child_start(n);
 	return n;

@@ -62,6 +62,8 @@ static bool excluded(const ZydisDecodedInstruction *insn)
 	case ZYDIS_MNEMONIC_LFS:
 	case ZYDIS_MNEMONIC_LGS:
 	case ZYDIS_MNEMONIC_LSS:
+	case ZYDIS_MNEMONIC_LDS:
+	case ZYDIS_MNEMONIC_LES:
 	case ZYDIS_MNEMONIC_UD0:
 	case ZYDIS_MNEMONIC_UD1:
 	case ZYDIS_MNEMONIC_VMCALL:
@@ -75,9 +77,21 @@ static bool excluded(const ZydisDecodedInstruction *insn)
 	default:
 		break;
 	}
+	/* PUSH of a segment register: some CPUs write two bytes of the slot only. */
+	if (insn->meta.category == ZYDIS_CATEGORY_PUSH &&
+	    insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (insn->opcode & 0xe7) == 0x06)
+		return true;
+	if (insn->opcode_map == ZYDIS_OPCODE_MAP_0F &&
+	    (insn->opcode == 0xa0 || insn->opcode == 0xa8) &&
+	    insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		return true;
 	/* Far transfers and segment loads depend on the descriptor tables: MOV to and POP of a
 	 * segment register, ... */
 	if (insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && insn->opcode == 0x8e)
+		return true;
+	if (insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+	    insn->meta.category == ZYDIS_CATEGORY_POP &&
+	    (insn->opcode == 0x07 || insn->opcode == 0x17 || insn->opcode == 0x1f))
 		return true;
 	if (insn->opcode_map == ZYDIS_OPCODE_MAP_0F &&
 	    (insn->opcode == 0xa1 || insn->opcode == 0xa9) &&
@@ -222,9 +236,9 @@ static bool try_decode(const struct template *t, ZydisDecodedInstruction *insn, 
 }
 
 /* What would be read as a prefix, or as the first byte of VEX or EVEX. */
-static bool is_prefix(unsigned opcode)
+static bool is_prefix(unsigned opcode, bool compat)
 {
-	return (opcode & 0xf0) == 0x40 || (opcode & 0xe7) == 0x26 ||
+	return (!compat && (opcode & 0xf0) == 0x40) || (opcode & 0xe7) == 0x26 ||
 	       (opcode >= 0x64 && opcode <= 0x67) || opcode == 0xf0 || opcode == 0xf2 ||
 	       opcode == 0xf3 || opcode == 0xc4 || opcode == 0xc5 || opcode == 0x62 ||
 	       opcode == 0x0f;
@@ -258,16 +272,19 @@ static void enumerate_forms(struct template t)
 			}
 }
 
-int template_init(const struct cpu_model *model)
+int template_init(const struct cpu_model *model, bool compat)
 {
 	struct template t;
 
 	rng_seed(&sampler, 1);
 	probe.model = model;
-	probe.soft.mode = MODE_CODE64 | MODE_PROTECTED | MODE_CPL3 | MODE_LONG | MODE_SSE |
-			  MODE_XSAVE | MODE_FLAT | (cpu_has(model, FEAT_AVX) ? MODE_AVX : 0);
-	if (ZYAN_FAILED(ZydisDecoderInit(&template_decoder, ZYDIS_MACHINE_MODE_LONG_64,
-					 ZYDIS_STACK_WIDTH_64)))
+	probe.soft.mode = (compat ? MODE_CODE32 | MODE_STACK32 : MODE_CODE64) | MODE_PROTECTED |
+			  MODE_CPL3 | MODE_LONG | MODE_SSE | MODE_XSAVE | MODE_FLAT |
+			  (cpu_has(model, FEAT_AVX) ? MODE_AVX : 0);
+	if (ZYAN_FAILED(ZydisDecoderInit(&template_decoder,
+					 compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32
+						: ZYDIS_MACHINE_MODE_LONG_64,
+					 compat ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64)))
 		return -1;
 	for (unsigned map = 0; map < 4; map++)
 		for (unsigned prefix = 0; prefix < 4; prefix++)
@@ -277,9 +294,10 @@ int template_init(const struct cpu_model *model)
 							       .prefix = (uint8_t)prefix,
 							       .w = (uint8_t)w,
 							       .opcode = (uint8_t)opcode };
-					if (map == 0 && is_prefix(opcode))
+					if (map == 0 && is_prefix(opcode, compat))
 						continue;
-					enumerate_forms(t);
+					if (!w || !compat) /* REX.W */
+						enumerate_forms(t);
 					if (!map)
 						continue;
 					t.vex = 1;

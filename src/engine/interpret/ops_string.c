@@ -93,13 +93,13 @@ static inline int element_linear(struct vcpu *v, unsigned seg, uint64_t offset, 
 	return segment_linear(v, seg, offset, size, write);
 }
 
-static inline void narrow_registers(struct vcpu *v, bool copies)
+static inline void narrow_registers(struct vcpu *v, bool si, bool di)
 {
 	v->arch.gpr[RCX] = (uint32_t)v->arch.gpr[RCX];
-	if (!copies)
-		return;
-	v->arch.gpr[RSI] = (uint32_t)v->arch.gpr[RSI];
-	v->arch.gpr[RDI] = (uint32_t)v->arch.gpr[RDI];
+	if (si)
+		v->arch.gpr[RSI] = (uint32_t)v->arch.gpr[RSI];
+	if (di)
+		v->arch.gpr[RDI] = (uint32_t)v->arch.gpr[RDI];
 }
 
 /*
@@ -165,9 +165,9 @@ static inline void narrow_registers(struct vcpu *v, bool copies)
 			ONE(T, S);                                             \
 			NEXT(v, i);                                            \
 		}                                                              \
-		/* A REP form writes the counter, and with it the upper half, even if it does nothing. */ \
+		/* REP writes the counter, and with it the upper half, even if it does nothing; MOVS and STOS their indexes. */ \
 		if (unlikely(e.mask == 0xffffffffu))                           \
-			narrow_registers(v, USES_SI && DI_WRITE);               \
+			narrow_registers(v, USES_SI && DI_WRITE, DI_WRITE);               \
 		while ((count = reg_masked(v, RCX, e.mask)) != 0) {            \
 			uint64_t n = 0, si, di;                                \
 			const void *from = NULL;                               \

@@ -72,12 +72,20 @@ static int area_check(struct vcpu *v, const struct sysop *op, unsigned len, bool
 	return write ? area_probe(v, op, len) : 0;
 }
 
+static bool env16(const struct sysop *op)
+{
+	return op->opsize == 2;
+}
+
 /* The x87's own areas: the first byte, the last, all. */
 static int env_check(struct vcpu *v, const struct sysop *op, unsigned len, bool write)
 {
 	if (vector_linear(v, op->seg, sysop_ea(v, op), 1, write) < 0)
 		return -1;
-	if ((write ? mmu_probe_write(v, v->soft.la, 1, MMU_CPL) : mmu_probe_read(v, v->soft.la, 1, MMU_CPL)) < 0)
+	if (alignment_checked(v) && (v->soft.la & (env16(op) ? 1 : 3)))
+		return excp_raise_error(v, VEC_AC, 0);
+	if ((write ? mmu_probe_write(v, v->soft.la, 1, MMU_CPL)
+		   : mmu_probe_read(v, v->soft.la, 1, MMU_CPL)) < 0)
 		return -1;
 	return area_check(v, op, len, write);
 }
@@ -420,11 +428,6 @@ struct x87_image {
 	uint8_t st[80];
 };
 _Static_assert(sizeof(struct x87_image) == 108, "FNSAVE, 32-bit protected mode format");
-
-static bool env16(const struct sysop *op)
-{
-	return op->opsize == 2;
-}
 
 static unsigned env_size(const struct sysop *op)
 {

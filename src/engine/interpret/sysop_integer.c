@@ -150,6 +150,11 @@ static int op_pusha(struct vcpu *v, const struct sysop *op)
 	unsigned size = op->mnemonic == ZYDIS_MNEMONIC_PUSHA ? 2 : 4, n;
 	uint64_t items[8];
 
+	/* Pushed from AX to DI, so the topmost slot faults first. */
+	for (n = 1; n <= 8; n++)
+		if (segment_linear(v, SEG_SS, (v->arch.gpr[RSP] - n * size) & st.mask, size, true) < 0 ||
+		    mmu_probe_write(v, v->soft.la, size, MMU_CPL) < 0)
+			return -1;
 	/* Lowest address first: DI, SI, BP, SP, BX, DX, CX, AX. */
 	for (n = 0; n < 8; n++)
 		items[n] = v->arch.gpr[RDI - n];
@@ -165,6 +170,11 @@ static int op_popa(struct vcpu *v, const struct sysop *op)
 	unsigned size = op->mnemonic == ZYDIS_MNEMONIC_POPA ? 2 : 4, n;
 	uint64_t items[8];
 
+	/* Slot by slot, for the order of faults and the alignment of each. */
+	for (n = 0; n < 8; n++)
+		if (segment_linear(v, SEG_SS, (v->arch.gpr[RSP] + n * size) & st.mask, size, false) < 0 ||
+		    mmu_probe_read(v, v->soft.la, size, MMU_CPL) < 0)
+			return -1;
 	if (stack_read(v, &st, items, 8, size) < 0)
 		return -1;
 	for (n = 0; n < 8; n++)

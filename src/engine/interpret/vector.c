@@ -219,6 +219,8 @@ bool vector_decode(struct vcpu *v, struct native_code *code, const ZydisDecodedI
 		out->aux |= VECTOR_WAITS;
 	if (insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)
 		out->aux |= VECTOR_LATE_STORE;
+	if (insn->meta.isa_set == ZYDIS_ISA_SET_F16C)
+		out->aux |= VECTOR_UNALIGNED;
 	out->handler = vector_memory_handler(out->aux, fast64);
 	return true;
 }

@@ -198,6 +198,8 @@ static bool vex_w(const struct vector_form *form, bool gpr)
 		case ZYDIS_MNEMONIC_VPEXTRD:
 		case ZYDIS_MNEMONIC_VCVTSI2SS:
 		case ZYDIS_MNEMONIC_VCVTSI2SD:
+		case ZYDIS_MNEMONIC_VPCMPESTRI:
+		case ZYDIS_MNEMONIC_VPCMPESTRM:
 			return false;
 		default:
 			if (gpr)

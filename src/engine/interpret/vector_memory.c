@@ -41,7 +41,8 @@ static int checked_address(struct vcpu *v, const struct insn *i, bool write)
 		return -1;
 	if ((i->aux & VECTOR_ALIGNED) && (v->soft.la & (size - 1)))
 		return excp_gp(v, 0);
-	/* Not checked on the way in 64-bit code: the memory system says #GP where a stack reference is #SS. */
+	/* Not checked on the way in 64-bit code: the memory system says #GP where a stack reference
+	 * is #SS. */
 	if (unlikely(!address_canonical(v->soft.la) || !address_canonical(v->soft.la + size - 1)))
 		return i->seg == SEG_SS ? excp_ss(v, 0) : excp_gp(v, 0);
 	return 0;
@@ -61,6 +62,18 @@ static void operand_fault(struct vcpu *v, const struct insn *i)
 		return;                  \
 	} while (0)
 
+/* F16C operands are exempt from alignment checks (SDM 2, exception type 11): single bytes cannot
+ * fail them. */
+static int load_bounce(struct vcpu *v, const struct insn *i, uint64_t la, unsigned size)
+{
+	if (likely(!(i->aux & VECTOR_UNALIGNED) || !alignment_checked(v)))
+		return mem_load_bounce(v, la, size);
+	for (unsigned n = 0; n < size; n++)
+		if (mmu_read(v, la + n, v->soft.bounce + n, 1, MMU_CPL) < 0)
+			return -1;
+	return 0;
+}
+
 static void load_any(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = i->aux & VECTOR_SIZE;
@@ -72,7 +85,7 @@ static void load_any(struct vcpu *v, const struct insn *i)
 	if (unlikely(!p)) {
 		uint64_t la = v->soft.la;
 
-		if (mem_load_bounce(v, la, size) < 0)
+		if (load_bounce(v, i, la, size) < 0)
 			OPERAND_FAULT(v, i);
 		v->soft.la = la;
 		p = v->soft.bounce;
@@ -144,7 +157,8 @@ static void store_any(struct vcpu *v, const struct insn *i)
 	if (!address_faults)
 		p = tlb_write_ptr(v, la, size);
 	if (unlikely(!p)) {
-		/* The instruction may change more than memory, so the store must be known to succeed first. */
+		/* The instruction may change more than memory, so the store must be known to
+		 * succeed first. */
 		if (!address_faults && mmu_probe_write(v, la, size, MMU_CPL) < 0 && !late)
 			OPERAND_FAULT(v, i);
 		vcpu_fp_load(v);
@@ -161,6 +175,24 @@ static void store_any(struct vcpu *v, const struct insn *i)
 	THUNK_BOUNCE(v, i);
 }
 
+static int store_unaligned(struct vcpu *v, uint64_t la, unsigned size)
+{
+	if (mmu_probe_write(v, la, 1, MMU_CPL) < 0 ||
+	    mmu_probe_write(v, la + size - 1, 1, MMU_CPL) < 0)
+		return -1;
+	for (unsigned n = 0; n < size; n++)
+		if (mmu_write(v, la + n, v->soft.bounce + n, 1, MMU_CPL) < 0)
+			return -1;
+	return 0;
+}
+
+static int store_bounce(struct vcpu *v, const struct insn *i, unsigned size)
+{
+	if (unlikely((i->aux & VECTOR_UNALIGNED) && alignment_checked(v)))
+		return store_unaligned(v, v->soft.la, size);
+	return mem_store_bounce(v, v->soft.la, size);
+}
+
 void vector_store_finish(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = i->aux & VECTOR_SIZE;
@@ -168,7 +200,7 @@ void vector_store_finish(struct vcpu *v, const struct insn *i)
 	if ((i->aux & VECTOR_X87_STORE) && x87_store_withheld())
 		NEXT(v, i);
 	/* The operation changed no general register, so the address is what it was. */
-	if (checked_address(v, i, true) < 0 || mem_store_bounce(v, v->soft.la, size) < 0) {
+	if (checked_address(v, i, true) < 0 || store_bounce(v, i, size) < 0) {
 		if (i->aux & VECTOR_X87_STORE) {
 			vcpu_fp_load(v);
 			x87_put_back(v);

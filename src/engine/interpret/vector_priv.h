@@ -16,6 +16,7 @@
 #define VECTOR_X87_STORE  0x200u  /* an unmasked exception may have withheld the store */
 #define VECTOR_STORE      0x400u  /* else a load */
 #define VECTOR_LATE_STORE 0x800u  /* a faulting store leaves MXCSR's flags set */
+#define VECTOR_UNALIGNED  0x2000u /* no alignment check even with AC set */
 #define VECTOR_WAITS      0x1000u /* a pending x87 exception comes before the operand's faults */
 
 /* A thunk of a record with a memory operand: p is its host address, or soft.bounce. */
@@ -56,6 +57,11 @@ insn_handler *vector_special(struct vcpu *v, struct native_code *code,
  * the checks of the mode: for operands that one struct insn does not describe.
  */
 int vector_linear(struct vcpu *v, unsigned seg, uint64_t ea, unsigned size, bool write);
+
+static inline bool alignment_checked(const struct vcpu *v)
+{
+	return v->arch.cpl == 3 && (v->arch.cr0 & CR0_AM) && (v->arch.rflags & FLAG_AC);
+}
 
 /* A pending unmasked x87 exception: C that replaces a waiting instruction asks first. */
 static inline bool x87_exception_pending(void)

@@ -51,7 +51,7 @@ static int element_linear(struct vcpu *v, const struct insn *i, uint64_t ea, uns
 	return vector_linear(v, i->seg, ea, size, write);
 }
 
-static int element_load(struct vcpu *v, const struct insn *i, uint64_t ea, void *to, unsigned size)
+static int operand_load(struct vcpu *v, const struct insn *i, uint64_t ea, void *to, unsigned size)
 {
 	const void *p;
 
@@ -68,6 +68,46 @@ static int element_load(struct vcpu *v, const struct insn *i, uint64_t ea, void 
 	return 0;
 }
 
+/* Elements are exempt from alignment checks, which single bytes cannot fail. */
+static int element_load(struct vcpu *v, const struct insn *i, uint64_t ea, void *to, unsigned size)
+{
+	uint64_t la;
+
+	if (likely(!alignment_checked(v)))
+		return operand_load(v, i, ea, to, size);
+	if (element_linear(v, i, ea, size, false) < 0)
+		return -1;
+	la = v->soft.la;
+	for (unsigned n = 0; n < size; n++) {
+		if (mem_load_slow(v, la + n, 1) < 0)
+			return -1;
+		((uint8_t *)to)[n] = (uint8_t)v->soft.value;
+	}
+	return 0;
+}
+
+static int element_probe(struct vcpu *v, uint64_t la, unsigned size)
+{
+	if (unlikely(alignment_checked(v)))
+		return mmu_probe_write(v, la, 1, MMU_CPL) < 0
+			       ? -1
+			       : mmu_probe_write(v, la + size - 1, 1, MMU_CPL);
+	return mmu_probe_write(v, la, size, MMU_CPL);
+}
+
+static int element_store(struct vcpu *v, uint64_t la, const uint8_t *from, unsigned size)
+{
+	unsigned step = alignment_checked(v) ? 1 : size;
+
+	for (unsigned n = 0; n < size; n += step) {
+		v->soft.value = 0;
+		bytes_copy(&v->soft.value, from + n, step);
+		if (mem_store_slow(v, la + n, step) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 /* The elements that `mask` selects (top bit of each) go to memory at ea, or none and a fault. */
 static int elements_store(struct vcpu *v, const struct insn *i, uint64_t ea, const uint8_t *data,
 			  const uint8_t *mask, unsigned element, unsigned total)
@@ -76,17 +116,14 @@ static int elements_store(struct vcpu *v, const struct insn *i, uint64_t ea, con
 		if (!(mask[at + element - 1] & 0x80))
 			continue;
 		if (element_linear(v, i, truncate(ea + at, i->width), element, true) < 0 ||
-		    mmu_probe_write(v, v->soft.la, element, MMU_CPL) < 0)
+		    element_probe(v, v->soft.la, element) < 0)
 			return -1;
 	}
 	for (unsigned at = 0; at < total; at += element) {
 		if (!(mask[at + element - 1] & 0x80))
 			continue;
-		if (element_linear(v, i, truncate(ea + at, i->width), element, true) < 0)
-			return -1;
-		v->soft.value = 0;
-		bytes_copy(&v->soft.value, data + at, element);
-		if (mem_store_slow(v, v->soft.la, element) < 0)
+		if (element_linear(v, i, truncate(ea + at, i->width), element, true) < 0 ||
+		    element_store(v, v->soft.la, data + at, element) < 0)
 			return -1;
 	}
 	return 0;
@@ -247,7 +284,7 @@ static __attribute__((noinline)) int ldmxcsr(struct vcpu *v, const struct insn *
 {
 	uint32_t value;
 
-	if (element_load(v, i, truncate(insn_ea64(v, i), i->width), &value, 4) < 0)
+	if (operand_load(v, i, truncate(insn_ea64(v, i), i->width), &value, 4) < 0)
 		return -1;
 	if (value & MXCSR_RESERVED)
 		return excp_gp(v, 0);
@@ -260,6 +297,26 @@ static void do_ldmxcsr(struct vcpu *v, const struct insn *i)
 {
 	if (ldmxcsr(v, i) < 0)
 		FAULT(v, i);
+	NEXT(v, i);
+}
+
+/* VZEROALL and VZEROUPPER outside 64-bit code leave registers 8 to 15 alone. aux: bytes of each
+ * register that stay. */
+static __attribute__((noinline)) void zero_low_registers(const struct native_code *code,
+							 unsigned keep)
+{
+	uint8_t bytes[32];
+
+	for (unsigned n = 0; n < 8; n++) {
+		native_vector_get(code, n)(bytes);
+		bytes_zero(bytes + keep, sizeof(bytes) - keep);
+		native_vector_put(code, n)(bytes);
+	}
+}
+
+static void do_vzero_narrow(struct vcpu *v, const struct insn *i)
+{
+	zero_low_registers(i->code, i->aux);
 	NEXT(v, i);
 }
 
@@ -409,6 +466,13 @@ insn_handler *vector_special(struct vcpu *v, struct native_code *code,
 	case ZYDIS_MNEMONIC_LDMXCSR:
 	case ZYDIS_MNEMONIC_VLDMXCSR:
 		return do_ldmxcsr;
+	case ZYDIS_MNEMONIC_VZEROALL:
+	case ZYDIS_MNEMONIC_VZEROUPPER:
+		if (form->code64)
+			return NULL;
+		i->code = code;
+		i->aux = form->insn->mnemonic == ZYDIS_MNEMONIC_VZEROALL ? 0 : 16;
+		return do_vzero_narrow;
 	case ZYDIS_MNEMONIC_FNINIT:
 		return do_fninit;
 	case ZYDIS_MNEMONIC_MOVDIR64B:
