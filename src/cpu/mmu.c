@@ -762,7 +762,8 @@ static int resolve(struct vcpu *v, uint64_t la, unsigned len, bool write, enum m
 	if (!vcpu_code64(v) && !vcpu_long_mode(v))
 		la &= 0xffffffffu;
 	if (unlikely(v->soft.mmu->check_alignment && how == MMU_CPL &&
-		     (len == 10 ? la & 7 : (len & (len - 1)) == 0 && len <= 8 && (la & (len - 1)))))
+		     (len == 10 ? la & 7 : (len & (len - 1)) == 0 && len <= 8 && (la & (len - 1))) &&
+		     (!vcpu_long_mode(v) || address_canonical(la))))
 		return excp_raise_error(v, VEC_AC, 0);
 	*count = len > room ? 2 : 1;
 	/* The canonical form of the whole operand is judged before its first page is. */
