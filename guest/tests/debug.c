@@ -203,6 +203,25 @@ static void data_breakpoints(void)
 	write_dr7(DR7_BASE);
 }
 
+static void io_breakpoints(void)
+{
+	reset();
+	write_dr1(0x80);
+	write_dr7(DR7_BASE | DR7_L(1) | DR7_RW(1, 2, 1));
+	outb(0x80, 1);
+	check_eq("I/O breakpoint without CR4.DE", hit_count, 0);
+	write_cr4(read_cr4() | 8);
+	asm volatile("outb %%al, $0x81\n" LABEL("b12") ::"a"(0));
+	check(hit_count == 1 && hits[0].ip == (word)b12, "I/O breakpoint traps behind OUT");
+	check_eq("DR6.B1", hits[0].dr6, 2);
+	inb(0x80);
+	check_eq("and behind IN", hit_count, 2);
+	outb(0x82, 1);
+	check_eq("not at the next port", hit_count, 2);
+	write_dr7(DR7_BASE);
+	write_cr4(read_cr4() & ~8ul);
+}
+
 static void read_dr(void *p)
 {
 	asm volatile(LABEL("b10") "mov %%dr3, %%eax" ::: "eax");
@@ -274,6 +293,7 @@ void test_main(void)
 	icebp();
 	code_breakpoints();
 	data_breakpoints();
+	io_breakpoints();
 	registers();
 	misc();
 }

@@ -64,10 +64,7 @@ static void resume(void *p)
 static void absent(unsigned vector)
 {
 	gate(vector, 14, 3, CODE, 0, 0);
-#ifdef __x86_64__
-#else
 	idt[vector] &= ~(0x80ull << 40);
-#endif
 }
 
 static void int50(void *p)
@@ -215,8 +212,6 @@ static void inner_stack(void)
 	gate(3, 14, 3, CODE1, (word)trap_stubs, 0);
 	expect_user("INT3: no EXT either", user_int3, 12, DATA1);
 	gate_default(3);
-	gate(6, 14, 0, CODE1, (word)trap_stubs, 0);
-	gate_default(6);
 	gate_default(0x50);
 }
 

@@ -85,7 +85,7 @@ uint64_t descriptor(uint32_t base, uint32_t limit, unsigned access, unsigned fla
 void gate(unsigned vector, unsigned type, unsigned dpl, uint16_t selector, word offset, unsigned ist);
 void gate_default(unsigned vector); /* back to the library's stub */
 
-extern uint8_t user_stack[4096], low_code[], low_code_end[];
+extern uint8_t user_stack[4096];
 
 static inline void outb(uint16_t port, uint8_t x)
 {

@@ -143,8 +143,7 @@ static void accessed(void)
 	check_eq("a failed load leaves it clear", ENTRY(S0) >> 40 & 0xff, 0x12);
 }
 
-/* Stack accesses through a small SS raise #SS; delivery would fail too, so it goes by a task gate or inner stack:
-   here SS is switched in a CPL 3 program, whose faults get the kernel's stack. */
+/* Through a small SS at CPL 0 the delivery of #SS would fail too; a CPL 3 program's faults get the kernel's stack. */
 asm(".globl user_small_stack, user_small_stack_ebp, user_push_wrap\n"
     "user_small_stack:\n"
     "	mov %eax, %ss\n"

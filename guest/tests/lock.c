@@ -46,7 +46,7 @@ static void expect(const char *what, void (*fn)(void *), uint32_t vector)
 	check_trap(what, &t, vector, 0);
 }
 
-extern uint8_t user_load4[], user_store2[], user_load8[], user_push[], user_rep[], user_byte[], user_iret[], user_lgdt[];
+extern uint8_t user_load4[], user_store2[], user_load8[], user_push[], user_rep[], user_byte[];
 asm("user_load4: mov (%eax), %ecx; int $0x80\n"
     "user_store2: movw $1, (%eax); int $0x80\n"
     "user_load8: cmpxchg8b (%eax); int $0x80\n"

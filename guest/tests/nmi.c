@@ -1,4 +1,4 @@
-/* NMI: delivery with interrupts off, blocking until IRET, faults inside its handler, STI and MOV SS shadows. */
+/* NMI: delivery with interrupts off, blocking until IRET, faults inside its handler. */
 #include "lib.h"
 
 static volatile unsigned nmis, nested, in_handler;
@@ -57,7 +57,7 @@ void test_main(void)
 	fault_inside = false;
 	go();
 	check_eq("blocking is gone afterwards", nmis, 2);
-	/* HLT with IF clear: only an NMI ends it. The APIC timer cannot help; the NMI is pending before. */
+	/* Taken right behind the instruction that made it, as far as the APIC is quick. */
 	nmis = 5;
 	in_handler = 0;
 	asm volatile("movl $0x4400, %%eax\n mov $0xfee00300, %%ebx\n movl %%eax, (%%ebx)\n nop\n nop\n nop\n" ::: "eax", "ebx",

@@ -578,6 +578,23 @@ static void watch_check(struct soft_mmu *mmu, uint64_t la, unsigned len, bool wr
 	}
 }
 
+void mmu_watch_port(struct vcpu *v, uint16_t port, unsigned size)
+{
+	static const uint8_t lengths[4] = { 1, 2, 8, 4 };
+	uint64_t dr7 = v->arch.dr[7];
+	unsigned n;
+
+	if (likely(!(dr7 & 0xff)) || !(v->arch.cr4 & CR4_DE))
+		return;
+	for (n = 0; n < 4; n++) {
+		unsigned len = lengths[dr7 >> (18 + 4 * n) & 3];
+		uint64_t first = v->arch.dr[n] & ~(uint64_t)(len - 1);
+
+		if ((dr7 >> (2 * n) & 3) && (dr7 >> (16 + 4 * n) & 3) == 2 && first < port + size && port < first + len)
+			v->soft.mmu->watch_hits |= 1ull << n;
+	}
+}
+
 uint64_t mmu_take_watch_hits(struct vcpu *v)
 {
 	struct soft_mmu *mmu = v->soft.mmu;

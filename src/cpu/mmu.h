@@ -84,6 +84,8 @@ void mmu_revoke_write(struct vcpu *v, gfn_t gfn);
 
 /* Data breakpoints: DR6 bits that accesses since the last call have hit. */
 uint64_t mmu_take_watch_hits(struct vcpu *v);
+/* I/O breakpoints (CR4.DE): an access to [port, port+size) is being made. */
+void mmu_watch_port(struct vcpu *v, uint16_t port, unsigned size);
 
 /* Invalidations, called by cpu/control.c and the instructions of the same names. */
 void mmu_flush_all(struct vcpu *v);                             /* globals included */

@@ -35,6 +35,7 @@ QEMU_DEVIATES = {
     "debug": [(NO_RF, ["RF set", "  TF and RF"]), (INT1, ["INT1"]),
               ("hits of several breakpoints and of loads are lost",
                ["read/write breakpoint", "two breakpoints", "data breakpoint and step"]),
+              ("I/O breakpoints are data ones too", ["I/O breakpoint", "and behind IN", "not at the next"]),
               ("no general detect", ["general detect", "DR6.BD", "GD cleared"])],
     "fault": [(NO_EXT, ["#UD, gate", "#UD to absent", "interrupt, gate absent"]), (INT1, ["INT1"]),
               (STOPS + ": runs on at an offset beyond the handler's limit", ["offset beyond the handler's limit"])],

@@ -13,12 +13,14 @@
 static uint64_t port_read(struct vcpu *v, uint16_t port, unsigned size)
 {
 	vcpu_fp_park(v);
+	mmu_watch_port(v, port, size);
 	return bus_read(v->pio, port, size);
 }
 
 static void port_write(struct vcpu *v, uint16_t port, unsigned size, uint64_t value)
 {
 	vcpu_fp_park(v);
+	mmu_watch_port(v, port, size);
 	bus_write(v->pio, port, size, value);
 }
 
