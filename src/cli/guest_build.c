@@ -465,6 +465,7 @@ static bool initrd_fill(const struct build *b, struct guest_cpio *cpio)
 	}
 	for (const char *const *folder = folders; *folder; folder++)
 		guest_cpio_directory(cpio, *folder, 0755);
+	guest_cpio_directory(cpio, ".", 0755);
 	guest_cpio_directory(cpio, "tmp", 01777);
 	guest_cpio_directory(cpio, "root", 0700);
 	guest_cpio_device(cpio, "dev/console", 0600, 5, 1);
