@@ -45,6 +45,7 @@ struct note {
 	bool test;
 	enum form form;
 	uint8_t size_log;
+	struct trace_hint hint;
 };
 
 struct lowering {
@@ -106,6 +107,13 @@ static uint8_t seg_number(ZydisRegister r)
 static unsigned log2_bytes(unsigned bits)
 {
 	return bits == 64 ? 3 : bits == 32 ? 2 : bits == 16 ? 1 : 0;
+}
+
+/* The record may be written out in the trace's code instead of called. */
+static void set_hint(struct lowering *l, enum trace_hint_kind kind, unsigned op, unsigned size_log)
+{
+	if (size_log >= 2)
+		l->note->hint = (struct trace_hint){ .kind = (uint8_t)kind, .op = (uint8_t)op, .size_log = (uint8_t)size_log };
 }
 
 static bool is_reg(const ZydisDecodedOperand *o)
@@ -327,6 +335,11 @@ static void lower_rare(struct lowering *l)
 		set_address(l, m);
 	if (vector_decode(l->v, l->d->native, l->zi, l->op, l->bytes, l->fast, l->out, &space)) {
 		l->full = !space;
+		if (l->out->handler == (insn_handler *)(uintptr_t)l->out->code && l->out->disp > 0 &&
+		    l->out->disp <= HINT_NATIVE_MOST) {
+			l->note->hint.kind = HINT_NATIVE;
+			l->note->hint.native_bytes = (uint8_t)l->out->disp;
+		}
 		return;
 	}
 	lower_fault(l, VEC_UD, false);
@@ -346,10 +359,13 @@ static void lower_alu(struct lowering *l, enum alu_op op)
 	l->note->kills = op != ALU_ADC && op != ALU_SBB;
 	l->note->reads = !l->note->kills;
 	if ((op == ALU_XOR || op == ALU_SUB) && form == FORM_RR && l->out->dst == l->out->src && size_log >= 2) {
+		set_hint(l, HINT_ZERO, op, size_log);
 		l->out->handler = zero_handler(false);
 		l->note->dead = zero_handler(true);
 		return;
 	}
+	if (form <= FORM_RI && op != ALU_ADC && op != ALU_SBB)
+		set_hint(l, form == FORM_RR ? HINT_ALU_RR : HINT_ALU_RI, op, size_log);
 	l->out->handler = alu_handler(op, form, size_log, false);
 	l->note->dead = alu_handler(op, form, size_log, true);
 	if (l->note->dead == l->out->handler)
@@ -392,7 +408,7 @@ static void lower_shift(struct lowering *l, enum shift_op op)
 static void lower_branch_fields(struct lowering *l, uint64_t target, bool *near)
 {
 	*near = same_page(l, target);
-	l->out->link = &insn_unlinked;
+	l->out->link = NULL;
 	l->out->disp = (int32_t)(target - l->rip);
 	l->out->width = (uint8_t)(l->code64 ? 8 : l->zi->operand_width / 8);
 	l->note->exits = true;
@@ -521,6 +537,8 @@ static bool lower_mov(struct lowering *l)
 		l->out->handler = mov_absolute_handler(is_mem(&l->op[0]), size_log);
 		return true;
 	}
+	if (form <= FORM_RI)
+		set_hint(l, form == FORM_RR ? HINT_MOV_RR : HINT_MOV_RI, 0, size_log);
 	l->out->handler = mov_handler(form, size_log);
 	return true;
 }
@@ -669,6 +687,8 @@ static bool lower_move(struct lowering *l)
 			return false;
 		l->note->exits = false;
 		l->out->dst = reg_offset(l->op[0].reg.value);
+		if (l->out->width == 8)
+			set_hint(l, HINT_LEA, 0, size_log);
 		l->out->handler = lea_handler(size_log, l->out->width == 8);
 		return true;
 	case ZYDIS_MNEMONIC_XCHG:
@@ -806,7 +826,7 @@ static void lower(struct lowering *l)
 }
 
 /* CMP/TEST at a, Jcc at b: one record at a, if the layout has room. */
-static bool fuse(struct lowering *l, struct insn *a, const struct note *na, const struct insn *b)
+static bool fuse(struct lowering *l, struct insn *a, struct note *na, const struct insn *b)
 {
 	unsigned cc = l->zi->opcode & 15;
 	enum form form = na->form;
@@ -831,23 +851,26 @@ static bool fuse(struct lowering *l, struct insn *a, const struct note *na, cons
 		a->disp = (int32_t)a->imm;
 	if (form == FORM_AI)
 		a->src = (uint8_t)a->imm;
-	a->link = &insn_unlinked;
+	a->link = NULL;
 	a->aux = (uint16_t)b->disp;
 	a->len = (uint8_t)(a->len + b->len);
+	na->hint.kind = HINT_CALL;
 	a->handler = handler;
 	return true;
 }
 
 /* Backwards: where nobody reads the flags before all are written again, do not compute them. */
-static void drop_dead_flags(struct insn *insns, const struct note *notes, unsigned count)
+static void drop_dead_flags(struct insn *insns, struct note *notes, unsigned count)
 {
 	bool live = true;
 
 	while (count--) {
-		const struct note *n = &notes[count];
+		struct note *n = &notes[count];
 
-		if (!live && n->dead)
+		if (!live && n->dead) {
 			insns[count].handler = n->dead;
+			n->hint.dead = true;
+		}
 		if (n->exits || n->reads)
 			live = true;
 		else if (n->kills)
@@ -925,9 +948,13 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 	}
 	drop_dead_flags(t->insns, notes, count);
 	t->count = (uint16_t)count;
+	for (unsigned n = 0; n < count; n++) {
+		d->hints[n] = notes[n].hint;
+		d->hints[n].tested = notes[n].exits || notes[n].ends;
+	}
 	t->bytes = (uint16_t)done;
 	end = &t->insns[count];
-	*end = (struct insn){ .link = &insn_unlinked, .offset = (uint16_t)done, .disp = (int32_t)done };
+	*end = (struct insn){ .link = NULL, .offset = (uint16_t)done, .disp = (int32_t)done };
 	end->width = (uint8_t)(l.code64 ? 8 : (mode & MODE_CODE32) ? 4 : 2);
 	if (most == 1)
 		end->handler = insn_stop;

@@ -15,6 +15,7 @@ struct decoder {
 	struct trace_cache *cache;
 	struct native_code *native;
 	ZydisDecoder zydis[5]; /* by machine mode */
+	struct trace_hint hints[TRACE_MAX_INSNS]; /* of the trace decoded last */
 };
 
 enum decode_status {

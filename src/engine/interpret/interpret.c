@@ -32,7 +32,7 @@ struct interpret {
 
 /* Handlers that belong to no operation. */
 
-void insn_fault_imm(struct vcpu *v, const struct insn *i)
+const void *insn_fault_imm(struct vcpu *v, const struct insn *i)
 {
 	v->fault = (struct excp){ .vector = (uint8_t)i->imm, .error = (uint32_t)(i->imm >> 8 & 0xffff),
 				  .has_error = i->imm >> 40 & 1 };
@@ -45,7 +45,7 @@ static void wrap_rip(struct vcpu *v)
 		v->arch.rip &= v->soft.mode & MODE_CODE32 ? 0xffffffffu : 0xffffu;
 }
 
-void insn_stop(struct vcpu *v, const struct insn *i)
+const void *insn_stop(struct vcpu *v, const struct insn *i)
 {
 	v->arch.rip += i->offset;
 	wrap_rip(v);
@@ -53,7 +53,7 @@ void insn_stop(struct vcpu *v, const struct insn *i)
 	STOP(v);
 }
 
-void insn_sysop(struct vcpu *v, const struct insn *i)
+const void *insn_sysop(struct vcpu *v, const struct insn *i)
 {
 	const struct sysop *op = i->sysop;
 	int status;
@@ -74,7 +74,7 @@ void insn_sysop(struct vcpu *v, const struct insn *i)
 	STOP(v);
 }
 
-void insn_sysop_light(struct vcpu *v, const struct insn *i)
+const void *insn_sysop_light(struct vcpu *v, const struct insn *i)
 {
 	const struct sysop *op = i->sysop;
 	uint64_t base = v->arch.rip;
@@ -93,18 +93,6 @@ void insn_sysop_light(struct vcpu *v, const struct insn *i)
 	v->arch.rip = base;
 	vcpu_fp_load(v); /* the operation may have called out */
 	NEXT(v, i);
-}
-
-static void run_trace(struct vcpu *v, const struct insn *i)
-{
-#ifdef INSULA_NO_TAIL_CALLS
-	while (i) {
-		i->handler(v, i);
-		i = (const struct insn *)(uintptr_t)v->soft.la;
-	}
-#else
-	i->handler(v, i);
-#endif
 }
 
 /* Instruction bytes from MMIO space, one at a time as a bus would deliver them. */
@@ -174,6 +162,8 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 			if (status == DECODE_CROSSES)
 				status = DECODE_OK; /* cannot be: more than 15 bytes were offered */
 		}
+		if (status == DECODE_OK && !trace_emit(&in->cache, t, in->decoder.hints))
+			status = DECODE_FULL;
 		if (status == DECODE_FULL) {
 			trace_cache_flush(&in->cache);
 			native_code_reset(in->native);
@@ -294,7 +284,7 @@ static void step(struct vcpu *v, struct interpret *in)
 	v->arch.shadow = SHADOW_NONE;
 	vcpu_fp_load(v);
 	atomic_fetch_or_explicit(&v->req, REQ_SHADOW, memory_order_relaxed);
-	run_trace(v, &t->insns[0]);
+	insn_run(v, trace_code(&in->cache, t));
 	atomic_fetch_and_explicit(&v->req, ~(uint32_t)REQ_SHADOW, memory_order_relaxed);
 	if (v->soft.exit == TRACE_FAULT) {
 		if (v->soft.mode & MODE_BREAK)
@@ -355,7 +345,8 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 	bool look = true;
 
 	for (;;) {
-		const struct insn *from, *first;
+		const void *first, *code;
+		const struct insn *from;
 		struct jump_entry *e;
 		struct trace *t;
 		uint64_t flushes;
@@ -377,7 +368,7 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			continue;
 		}
 		e = jump_slot(v, v->arch.rip);
-		if (!from && e->rip == v->arch.rip && jump_valid(v, e) && e->target->handler != insn_stale) {
+		if (!from && e->rip == v->arch.rip && jump_valid(v, e) && v->soft.exit != TRACE_STALE) {
 			first = e->target;
 			goto run;
 		}
@@ -388,20 +379,21 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			look = true;
 			continue;
 		}
+		code = trace_code(&in->cache, t);
 		if (!t->dead) {
 			bool global = v->soft.fetch_global && t->gpa2 == ~0ull;
 
 			*e = (struct jump_entry){ v->arch.rip, global ? v->soft.global_gen : v->soft.code_gen,
-						  t->insns };
+						  code };
 			/* decode_at may have emptied the pool and with it the branch we came from. */
 			if (from && flushes == in->cache.flushes && t->gpa2 == ~0ull)
-				((struct insn *)(uintptr_t)from)->link = t->insns;
+				((struct insn *)(uintptr_t)from)->link = code;
 		}
-		first = t->insns;
+		first = code;
 run:
 		v->arch.rflags &= ~(uint64_t)FLAG_RF;
 		vcpu_fp_load(v);
-		run_trace(v, first);
+		insn_run(v, first);
 		switch (v->soft.exit) {
 		case TRACE_FAULT:
 			deliver_fault(v);
@@ -423,14 +415,14 @@ static int interpret_open(struct vcpu *v, const char **error)
 	*error = "out of memory for the interpreter";
 	if (!in)
 		return -ENOMEM;
-	if (trace_cache_open(&in->cache, v, POOL_BYTES))
+	if (trace_cache_open(&in->cache, v, POOL_BYTES, error))
 		goto fail_free;
 	in->native = native_code_new(error);
 	if (!in->native)
 		goto fail_cache;
 	in->step = malloc(sizeof(struct trace) + (TRACE_MAX_INSNS + 1) * sizeof(struct insn));
 	v->soft.mmu = mmu_new(&in->cache.listener);
-	if (!in->step || !v->soft.mmu)
+	if (!in->step || !v->soft.mmu || native_code_cover(in->native, in->cache.code.rx, in->cache.code.bytes))
 		goto fail_all;
 	decoder_init(&in->decoder, v, &in->cache, in->native);
 	v->soft.jumps = in->cache.jumps;

@@ -7,16 +7,10 @@
 #include "engine/interpret/native_code.h"
 #include "base/bytes.h"
 #include "cpu/fpstate.h"
-#include <errno.h>
+#include "engine/interpret/code_memory.h"
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <ucontext.h>
-#include <unistd.h>
-
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x0010u
-#endif
 
 #define CODE_SIZE  (4u << 20)
 #define CODE_ALIGN 16u
@@ -30,16 +24,17 @@ struct index_entry {
 };
 
 struct native_code {
-	uint8_t *rw, *rx;
+	struct code_memory memory;
 	uint32_t used, first; /* [0, first): the register moves, which survive a reset */
 	uint32_t count;
 	struct index_entry *index;
-	struct range *range;
+	struct range *range, *inlined;
 };
 
 /* Where thunks of this process are, for the signal handler. Nodes are never freed, only reused. */
 struct range {
 	_Atomic uintptr_t start; /* 0: unused */
+	_Atomic size_t bytes;
 	struct range *next;
 };
 static _Atomic(struct range *) ranges;
@@ -51,7 +46,7 @@ static bool in_ranges(uintptr_t pc)
 	for (struct range *r = atomic_load(&ranges); r; r = r->next) {
 		uintptr_t start = atomic_load(&r->start);
 
-		if (start && pc - start < CODE_SIZE)
+		if (start && pc - start < atomic_load(&r->bytes))
 			return true;
 	}
 	return false;
@@ -93,48 +88,26 @@ static int handler_install(void)
 	return sigaction(SIGFPE, &action, &previous_action);
 }
 
-static struct range *range_add(const void *start)
+static struct range *range_add(const void *start, size_t bytes)
 {
 	uintptr_t unused;
 
 	for (struct range *r = atomic_load(&ranges); r; r = r->next) {
 		unused = 0;
-		if (atomic_compare_exchange_strong(&r->start, &unused, (uintptr_t)start))
+		if (atomic_compare_exchange_strong(&r->start, &unused, (uintptr_t)start)) {
+			atomic_store(&r->bytes, bytes);
 			return r;
+		}
 	}
 	struct range *r = calloc(1, sizeof(*r));
 	if (!r)
 		return NULL;
 	atomic_init(&r->start, (uintptr_t)start);
+	atomic_init(&r->bytes, bytes);
 	r->next = atomic_load(&ranges);
 	while (!atomic_compare_exchange_weak(&ranges, &r->next, r))
 		;
 	return r;
-}
-
-static int map_twice(struct native_code *code, const char **error)
-{
-	int fd = memfd_create("insula-code", MFD_CLOEXEC | MFD_EXEC);
-
-	if (fd < 0 && errno == EINVAL) /* kernels before 6.3 do not know MFD_EXEC */
-		fd = memfd_create("insula-code", MFD_CLOEXEC);
-	if (fd < 0 || ftruncate(fd, CODE_SIZE)) {
-		*error = "cannot create a memory file for native code (memfd_create)";
-		if (fd >= 0)
-			close(fd);
-		return -1;
-	}
-	code->rw = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	code->rx = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	close(fd);
-	if (code->rw == MAP_FAILED || code->rx == MAP_FAILED) {
-		*error = "this host forbids executable shared memory, which the interpreter needs "
-			 "for vector "
-			 "instructions (mmap PROT_EXEC of a memfd refused: SELinux execmem, noexec "
-			 "memfd or a seccomp policy)";
-		return -1;
-	}
-	return 0;
 }
 
 static uint8_t *put(uint8_t *p, const void *bytes, unsigned len)
@@ -150,7 +123,7 @@ static void write_moves(struct native_code *code)
 	bool avx = fpstate_host_mask() & 4;
 
 	for (unsigned n = 0; n < 32; n++) {
-		uint8_t *p = code->rw + n * MOVE_SIZE;
+		uint8_t *p = code->memory.rw + n * MOVE_SIZE;
 		unsigned reg = n & 15;
 		uint8_t opcode = n < 16 ? 0x11 : 0x10;
 		uint8_t modrm = (uint8_t)((reg & 7) << 3 | RDI);
@@ -162,7 +135,7 @@ static void write_moves(struct native_code *code)
 		*p = 0xc3;
 	}
 	for (unsigned n = 0; n < 8; n++) {
-		uint8_t *p = code->rw + (32 + n) * MOVE_SIZE;
+		uint8_t *p = code->memory.rw + (32 + n) * MOVE_SIZE;
 
 		p = put(p, (uint8_t[]){ 0x0f, 0x7f, (uint8_t)(n << 3 | RDI), 0xc3 }, 4);
 	}
@@ -172,17 +145,17 @@ static void write_moves(struct native_code *code)
 
 native_move *native_vector_get(const struct native_code *code, unsigned n)
 {
-	return (native_move *)(uintptr_t)(code->rx + (n & 15) * MOVE_SIZE);
+	return (native_move *)(uintptr_t)(code->memory.rx + (n & 15) * MOVE_SIZE);
 }
 
 native_move *native_vector_put(const struct native_code *code, unsigned n)
 {
-	return (native_move *)(uintptr_t)(code->rx + (16 + (n & 15)) * MOVE_SIZE);
+	return (native_move *)(uintptr_t)(code->memory.rx + (16 + (n & 15)) * MOVE_SIZE);
 }
 
 native_move *native_mmx_get(const struct native_code *code, unsigned n)
 {
-	return (native_move *)(uintptr_t)(code->rx + (32 + (n & 7)) * MOVE_SIZE);
+	return (native_move *)(uintptr_t)(code->memory.rx + (32 + (n & 7)) * MOVE_SIZE);
 }
 
 struct native_code *native_code_new(const char **error)
@@ -192,15 +165,14 @@ struct native_code *native_code_new(const char **error)
 	*error = "out of memory";
 	if (!code)
 		return NULL;
-	code->rw = code->rx = MAP_FAILED;
 	code->index = calloc(INDEX_SIZE, sizeof(*code->index));
-	if (!code->index || map_twice(code, error) < 0)
+	if (!code->index || code_memory_open(&code->memory, CODE_SIZE, error))
 		goto fail;
 	if (handler_install() < 0) {
 		*error = "cannot install the floating-point signal handler";
 		goto fail;
 	}
-	code->range = range_add(code->rx);
+	code->range = range_add(code->memory.rx, CODE_SIZE);
 	if (!code->range)
 		goto fail;
 	write_moves(code);
@@ -217,10 +189,9 @@ void native_code_free(struct native_code *code)
 		return;
 	if (code->range)
 		atomic_store(&code->range->start, 0);
-	if (code->rw != MAP_FAILED)
-		munmap(code->rw, CODE_SIZE);
-	if (code->rx != MAP_FAILED)
-		munmap(code->rx, CODE_SIZE);
+	if (code->inlined)
+		atomic_store(&code->inlined->start, 0);
+	code_memory_close(&code->memory);
 	free(code->index);
 	free(code);
 }
@@ -234,7 +205,7 @@ void native_code_reset(struct native_code *code)
 
 bool native_code_contains(const struct native_code *code, const void *pc)
 {
-	return (uintptr_t)pc - (uintptr_t)code->rx < CODE_SIZE;
+	return (uintptr_t)pc - (uintptr_t)code->memory.rx < CODE_SIZE;
 }
 
 static uint32_t hash_of(const uint8_t *bytes, unsigned len)
@@ -258,14 +229,20 @@ const void *native_code_place(struct native_code *code, const uint8_t *bytes, un
 		if (!e->offset)
 			break;
 		if (e->hash == hash && e->len == len &&
-		    bytes_equal(code->rw + e->offset, bytes, len))
-			return code->rx + e->offset + entry;
+		    bytes_equal(code->memory.rw + e->offset, bytes, len))
+			return code->memory.rx + e->offset + entry;
 	}
 	if (len > CODE_SIZE - code->used - CODE_ALIGN || code->count >= INDEX_SIZE / 4 * 3)
 		return NULL;
 	code->count++;
 	*e = (struct index_entry){ .hash = hash, .offset = code->used, .len = len };
-	bytes_copy(code->rw + code->used, bytes, len);
+	bytes_copy(code->memory.rw + code->used, bytes, len);
 	code->used = (code->used + len + CODE_ALIGN - 1) & ~(CODE_ALIGN - 1);
-	return code->rx + e->offset + entry;
+	return code->memory.rx + e->offset + entry;
+}
+
+int native_code_cover(struct native_code *code, const void *start, size_t bytes)
+{
+	code->inlined = range_add(start, bytes);
+	return code->inlined ? 0 : -1;
 }

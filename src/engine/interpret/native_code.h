@@ -33,6 +33,6 @@ native_move *native_mmx_get(const struct native_code *code, unsigned n);
  * the stack as the thunk had it; anywhere else it takes its old course.
  * Installed once per process, with the first native_code_new.
  */
-void native_fault_tail(struct vcpu *v, const struct insn *i, unsigned trapno);
+const void *native_fault_tail(struct vcpu *v, const struct insn *i, unsigned trapno);
 
 #endif

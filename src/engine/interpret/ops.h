@@ -77,11 +77,11 @@ insn_handler *fused_handler(bool test, enum form form, unsigned size_log, unsign
 /* MOVS STOS LODS CMPS SCAS by opcode (even: byte). aux bit 0: REP/REPE, bit 1: REPNE. */
 insn_handler *string_handler(unsigned opcode, unsigned size_log);
 
-void insn_nop(struct vcpu *v, const struct insn *i);
-void insn_fence(struct vcpu *v, const struct insn *i);
-void insn_fault_imm(struct vcpu *v, const struct insn *i); /* imm: vector | error code << 8 | has error << 40 */
-void insn_sysop(struct vcpu *v, const struct insn *i);
-void insn_sysop_light(struct vcpu *v, const struct insn *i);
-void insn_stop(struct vcpu *v, const struct insn *i); /* end of a one-instruction trace */
+const void *insn_nop(struct vcpu *v, const struct insn *i);
+const void *insn_fence(struct vcpu *v, const struct insn *i);
+const void *insn_fault_imm(struct vcpu *v, const struct insn *i); /* imm: vector | error code << 8 | has error << 40 */
+const void *insn_sysop(struct vcpu *v, const struct insn *i);
+const void *insn_sysop_light(struct vcpu *v, const struct insn *i);
+const void *insn_stop(struct vcpu *v, const struct insn *i); /* end of a one-instruction trace */
 
 #endif

@@ -21,7 +21,7 @@
  * in two steps; only other vcpus could tell.
  */
 #define ALU_WRITING(name, text, lockedtext, S, T)                              \
-	static void name##_rr_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_rr_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		T d = REG(v, i->dst, T), s = REG(v, i->src, T);                \
 		uint32_t fl;                                                   \
@@ -30,7 +30,7 @@
 		SET(T, i->dst, d);                                             \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_ri_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_ri_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		T d = REG(v, i->dst, T), s = (T)i->imm;                        \
 		uint32_t fl;                                                   \
@@ -46,7 +46,7 @@
 	ALU_L(name, text, lockedtext, S, T, li, (T)i->imm)
 
 #define ALU_RM(name, text, S, T, finish)                                       \
-	static void name##_rg_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_rg_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		T d = REG(v, i->dst, T), s;                                    \
 		uint32_t fl;                                                   \
@@ -60,7 +60,7 @@
 	ALU_RM_FAST(name, text, S, T, EA_A, ra, finish)                        \
 	ALU_RM_FAST(name, text, S, T, EA_X, rx, finish)
 #define ALU_RM_FAST(name, text, S, T, EA, suffix, finish)                      \
-	static void name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
+	static const void *name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		FAST_READ(T, EA, name##_rg_##S);                               \
 		T d = REG(v, i->dst, T), s = *p;                               \
@@ -72,7 +72,7 @@
 	}
 
 #define ALU_M(name, text, S, T, g, a, x, source)                               \
-	static void name##_##g##_##S(struct vcpu *v, const struct insn *i)     \
+	static const void *name##_##g##_##S(struct vcpu *v, const struct insn *i)     \
 	{                                                                      \
 		T d, s = source;                                               \
 		uint32_t fl;                                                   \
@@ -86,7 +86,7 @@
 	ALU_M_FAST(name, text, S, T, g, EA_A, a, source)                       \
 	ALU_M_FAST(name, text, S, T, g, EA_X, x, source)
 #define ALU_M_FAST(name, text, S, T, g, EA, suffix, source)                    \
-	static void name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
+	static const void *name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		FAST_WRITE(T, EA, name##_##g##_##S);                           \
 		T d = *p, s = source;                                          \
@@ -98,7 +98,7 @@
 	}
 
 #define ALU_L(name, text, lockedtext, S, T, suffix, source)                    \
-	static void name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
+	static const void *name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		T d, s = source;                                               \
 		uint32_t fl;                                                   \
@@ -122,7 +122,7 @@
 
 /* CMP and TEST read both operands and keep only flags. */
 #define ALU_READING(name, text, S, T)                                          \
-	static void name##_rr_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_rr_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		T d = REG(v, i->dst, T), s = REG(v, i->src, T);                \
 		uint32_t fl;                                                   \
@@ -130,7 +130,7 @@
 		FLAGS(fl);                                                     \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_ri_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_ri_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		T d = REG(v, i->dst, T), s = (T)i->imm;                        \
 		uint32_t fl;                                                   \
@@ -143,7 +143,7 @@
 	ALU_TM(name, text, S, T, gi, ai, xi, (T)i->imm)
 
 #define ALU_TM(name, text, S, T, g, a, x, source)                              \
-	static void name##_##g##_##S(struct vcpu *v, const struct insn *i)     \
+	static const void *name##_##g##_##S(struct vcpu *v, const struct insn *i)     \
 	{                                                                      \
 		T d, s = source;                                               \
 		uint32_t fl;                                                   \
@@ -156,7 +156,7 @@
 	ALU_TM_FAST(name, text, S, T, g, EA_A, a, source)                      \
 	ALU_TM_FAST(name, text, S, T, g, EA_X, x, source)
 #define ALU_TM_FAST(name, text, S, T, g, EA, suffix, source)                   \
-	static void name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
+	static const void *name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		FAST_READ(T, EA, name##_##g##_##S);                            \
 		T d = *p, s = source;                                          \
@@ -168,19 +168,19 @@
 
 /* Without flags: plain C, for results whose flags nobody reads. */
 #define ALU_DEAD(name, expr, S, T)                                             \
-	static void name##_rr_dead_##S(struct vcpu *v, const struct insn *i)   \
+	static const void *name##_rr_dead_##S(struct vcpu *v, const struct insn *i)   \
 	{                                                                      \
 		T d = REG(v, i->dst, T), s = REG(v, i->src, T);                \
 		SET(T, i->dst, expr);                                          \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_ri_dead_##S(struct vcpu *v, const struct insn *i)   \
+	static const void *name##_ri_dead_##S(struct vcpu *v, const struct insn *i)   \
 	{                                                                      \
 		T d = REG(v, i->dst, T), s = (T)i->imm;                        \
 		SET(T, i->dst, expr);                                          \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_ra_dead_##S(struct vcpu *v, const struct insn *i)   \
+	static const void *name##_ra_dead_##S(struct vcpu *v, const struct insn *i)   \
 	{                                                                      \
 		FAST_READ(T, EA_A, name##_rg_##S);                             \
 		T d = REG(v, i->dst, T), s = *p;                               \
@@ -247,14 +247,14 @@ insn_handler *alu_handler(enum alu_op op, enum form form, unsigned size_log, boo
 	return table[op][size_log][form];
 }
 
-static void zero(struct vcpu *v, const struct insn *i)
+static const void *zero(struct vcpu *v, const struct insn *i)
 {
 	REG(v, i->dst, uint64_t) = 0;
 	FLAGS(0x4600); /* ZF, PF */
 	NEXT(v, i);
 }
 
-static void zero_dead(struct vcpu *v, const struct insn *i)
+static const void *zero_dead(struct vcpu *v, const struct insn *i)
 {
 	REG(v, i->dst, uint64_t) = 0;
 	NEXT(v, i);
@@ -269,7 +269,7 @@ insn_handler *zero_handler(bool dead)
 #define ONE(op, s) CARRY_IN op s " %[dst]" CAPTURE
 #define COMPUTE1(text, d, fl) __asm__(text : [dst] "+q"(d), "=&a"(fl) : [flags] "m"(v->soft.flags) : "cc")
 #define ALU1(name, op, s, S, T)                                                \
-	static void name##_r_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *name##_r_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T d = REG(v, i->dst, T);                                       \
 		uint32_t fl;                                                   \
@@ -278,7 +278,7 @@ insn_handler *zero_handler(bool dead)
 		SET(T, i->dst, d);                                             \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_g_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *name##_g_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T d;                                                           \
 		uint32_t fl;                                                   \
@@ -289,7 +289,7 @@ insn_handler *zero_handler(bool dead)
 		FLAGS(fl);                                                     \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_a_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *name##_a_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		FAST_WRITE(T, EA_X, name##_g_##S);                             \
 		T d = *p;                                                      \
@@ -299,7 +299,7 @@ insn_handler *zero_handler(bool dead)
 		FLAGS(fl);                                                     \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_l_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *name##_l_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T d;                                                           \
 		uint32_t fl;                                                   \
@@ -333,12 +333,12 @@ ALU1_4(neg, "neg")
 
 /* NOT leaves the flags alone. */
 #define NOT(T, S)                                                              \
-	static void not_r_##S(struct vcpu *v, const struct insn *i)            \
+	static const void *not_r_##S(struct vcpu *v, const struct insn *i)            \
 	{                                                                      \
 		SET(T, i->dst, ~REG(v, i->dst, T));                            \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void not_g_##S(struct vcpu *v, const struct insn *i)            \
+	static const void *not_g_##S(struct vcpu *v, const struct insn *i)            \
 	{                                                                      \
 		T d;                                                           \
 		ADDRESS_G(T, true);                                            \
@@ -346,7 +346,7 @@ ALU1_4(neg, "neg")
 		STORE_RMW(T, ~d);                                              \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void not_l_##S(struct vcpu *v, const struct insn *i)            \
+	static const void *not_l_##S(struct vcpu *v, const struct insn *i)            \
 	{                                                                      \
 		T d;                                                           \
 		ADDRESS_G(T, true);                                            \
@@ -365,13 +365,13 @@ NOT(uint32_t, 2)
 NOT(uint64_t, 3)
 
 #define DEAD1(name, expr)                                                      \
-	static void name##_r_dead_2(struct vcpu *v, const struct insn *i)      \
+	static const void *name##_r_dead_2(struct vcpu *v, const struct insn *i)      \
 	{                                                                      \
 		uint32_t d = REG(v, i->dst, uint32_t);                         \
 		REG(v, i->dst, uint64_t) = (uint32_t)(expr);                   \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_r_dead_3(struct vcpu *v, const struct insn *i)      \
+	static const void *name##_r_dead_3(struct vcpu *v, const struct insn *i)      \
 	{                                                                      \
 		uint64_t d = REG(v, i->dst, uint64_t);                         \
 		REG(v, i->dst, uint64_t) = expr;                               \

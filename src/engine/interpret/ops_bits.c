@@ -36,7 +36,7 @@ static int bit_linear(struct vcpu *v, const struct insn *i, int64_t delta, unsig
 		: [dst] "+r"(d), "=&a"(fl) : "1"((uint32_t)v->soft.flags), [bit] "r"(b) : "cc")
 
 #define BIT(name, op, s, S, T, ST, LOG, writes)                                \
-	static void name##_rr_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_rr_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		T d = REG(v, i->dst, T), b = REG(v, i->src, T);                \
 		uint32_t fl;                                                   \
@@ -46,7 +46,7 @@ static int bit_linear(struct vcpu *v, const struct insn *i, int64_t delta, unsig
 			SET(T, i->dst, d);                                     \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_ri_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_ri_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		T d = REG(v, i->dst, T), b = (T)(i->imm & (sizeof(T) * 8 - 1)); \
 		uint32_t fl;                                                   \
@@ -62,7 +62,7 @@ static int bit_linear(struct vcpu *v, const struct insn *i, int64_t delta, unsig
 	BIT_MEMORY(name, op, s, S, T, writes, gi, T b = (T)(i->imm & (sizeof(T) * 8 - 1)), \
 		   insn_linear(v, i, sizeof(T), writes))
 #define BIT_MEMORY(name, op, s, S, T, writes, suffix, declare, address)        \
-	static void name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
+	static const void *name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		declare;                                                       \
 		T d;                                                           \
@@ -126,7 +126,7 @@ insn_handler *bit_handler(enum bit_op op, enum form form, unsigned size_log)
 
 /* A zero source leaves the destination as it was: the host's own behaviour, and what kernels rely on. */
 #define SCAN(name, op, s, S, T)                                                \
-	static void name##_rr_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_rr_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		T d = REG(v, i->dst, T), src = REG(v, i->src, T);              \
 		uint32_t fl;                                                   \
@@ -137,7 +137,7 @@ insn_handler *bit_handler(enum bit_op op, enum form form, unsigned size_log)
 			SET(T, i->dst, d);                                     \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_rg_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_rg_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		T d = REG(v, i->dst, T), src;                                  \
 		uint32_t fl;                                                   \
@@ -175,7 +175,7 @@ insn_handler *bitscan_handler(bool reverse, enum form form, unsigned size_log)
 		__asm__("cmp" s " %[d], %[a]" CAPTURE : "=&a"(fl) : [a] "q"(a), [d] "q"(d) : "cc"); \
 		return fl;                                                     \
 	}                                                                      \
-	static void cmpxchg_rr_##S(struct vcpu *v, const struct insn *i)       \
+	static const void *cmpxchg_rr_##S(struct vcpu *v, const struct insn *i)       \
 	{                                                                      \
 		T a = REG(v, RAX * 8, T), d = REG(v, i->dst, T);               \
 		FLAGS(compare_##S(a, d));                                      \
@@ -185,7 +185,7 @@ insn_handler *bitscan_handler(bool reverse, enum form form, unsigned size_log)
 			SET(T, RAX * 8, d);                                    \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void cmpxchg_lr_##S(struct vcpu *v, const struct insn *i)       \
+	static const void *cmpxchg_lr_##S(struct vcpu *v, const struct insn *i)       \
 	{                                                                      \
 		T a = REG(v, RAX * 8, T), s_ = REG(v, i->src, T), d;           \
 		ADDRESS_G(T, true);                                            \
@@ -232,7 +232,7 @@ insn_handler *cmpxchg_handler(enum form form, unsigned size_log)
 		FLAGS(fl);                                                     \
 		return d;                                                      \
 	}                                                                      \
-	static void xadd_rr_##S(struct vcpu *v, const struct insn *i)          \
+	static const void *xadd_rr_##S(struct vcpu *v, const struct insn *i)          \
 	{                                                                      \
 		T d = REG(v, i->dst, T), s_ = REG(v, i->src, T);               \
 		T sum = sum_##S(v, d, s_);                                     \
@@ -240,7 +240,7 @@ insn_handler *cmpxchg_handler(enum form form, unsigned size_log)
 		SET(T, i->dst, sum);                                           \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void xadd_lr_##S(struct vcpu *v, const struct insn *i)          \
+	static const void *xadd_lr_##S(struct vcpu *v, const struct insn *i)          \
 	{                                                                      \
 		T s_ = REG(v, i->src, T), d;                                   \
 		ADDRESS_G(T, true);                                            \
@@ -274,27 +274,27 @@ insn_handler *xadd_handler(enum form form, unsigned size_log)
 	return table[form != FORM_RR][size_log];
 }
 
-static void clc(struct vcpu *v, const struct insn *i)
+static const void *clc(struct vcpu *v, const struct insn *i)
 {
 	v->soft.flags &= (uint16_t)~KEPT_C;
 	NEXT(v, i);
 }
-static void stc(struct vcpu *v, const struct insn *i)
+static const void *stc(struct vcpu *v, const struct insn *i)
 {
 	v->soft.flags |= KEPT_C;
 	NEXT(v, i);
 }
-static void cmc(struct vcpu *v, const struct insn *i)
+static const void *cmc(struct vcpu *v, const struct insn *i)
 {
 	v->soft.flags ^= KEPT_C;
 	NEXT(v, i);
 }
-static void cld(struct vcpu *v, const struct insn *i)
+static const void *cld(struct vcpu *v, const struct insn *i)
 {
 	v->arch.rflags &= ~(uint64_t)FLAG_DF;
 	NEXT(v, i);
 }
-static void std(struct vcpu *v, const struct insn *i)
+static const void *std(struct vcpu *v, const struct insn *i)
 {
 	v->arch.rflags |= FLAG_DF;
 	NEXT(v, i);

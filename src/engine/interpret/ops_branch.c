@@ -30,15 +30,15 @@ static inline uint64_t next_rip(const struct vcpu *v, const struct insn *i)
 		GO(v, narrow_);                                                \
 	} while (0)
 
-static void jump_near(struct vcpu *v, const struct insn *i)
+static const void *jump_near(struct vcpu *v, const struct insn *i)
 {
 	GO_LINK(v, i, i->disp);
 }
-static void jump_far_page(struct vcpu *v, const struct insn *i)
+static const void *jump_far_page(struct vcpu *v, const struct insn *i)
 {
 	GO(v, v->arch.rip + (uint64_t)(int64_t)i->disp);
 }
-static void jump_narrow(struct vcpu *v, const struct insn *i)
+static const void *jump_narrow(struct vcpu *v, const struct insn *i)
 {
 	GO_NARROW(v, i, v->arch.rip + (uint64_t)(int64_t)i->disp);
 }
@@ -49,7 +49,7 @@ insn_handler *jump_handler(bool near, bool code64)
 }
 
 /* The end of a trace that simply runs on. */
-static void end_narrow(struct vcpu *v, const struct insn *i)
+static const void *end_narrow(struct vcpu *v, const struct insn *i)
 {
 	/* No limit check: running off the end faults at the instruction that is not there. */
 	GO(v, (v->arch.rip + (uint64_t)(int64_t)i->disp) & (i->width == 2 ? 0xffffu : 0xffffffffu));
@@ -61,21 +61,21 @@ insn_handler *end_handler(bool near, bool code64)
 }
 
 #define JCC(cc)                                                                \
-	static void j##cc##_near(struct vcpu *v, const struct insn *i)         \
+	static const void *j##cc##_near(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		unsigned f = v->soft.flags;                                    \
 		if (COND_##cc(f))                                              \
 			GO_LINK(v, i, i->disp);                                \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void j##cc##_far(struct vcpu *v, const struct insn *i)          \
+	static const void *j##cc##_far(struct vcpu *v, const struct insn *i)          \
 	{                                                                      \
 		unsigned f = v->soft.flags;                                    \
 		if (COND_##cc(f))                                              \
 			GO(v, v->arch.rip + (uint64_t)(int64_t)i->disp);       \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void j##cc##_narrow(struct vcpu *v, const struct insn *i)       \
+	static const void *j##cc##_narrow(struct vcpu *v, const struct insn *i)       \
 	{                                                                      \
 		unsigned f = v->soft.flags;                                    \
 		if (COND_##cc(f))                                              \
@@ -105,17 +105,17 @@ insn_handler *jcc_handler(unsigned cc, bool near, bool code64)
 		}                                                              \
 	} while (0)
 
-static void call_near(struct vcpu *v, const struct insn *i)
+static const void *call_near(struct vcpu *v, const struct insn *i)
 {
 	PUSH_RETURN;
 	GO_LINK(v, i, i->disp);
 }
-static void call_far_page(struct vcpu *v, const struct insn *i)
+static const void *call_far_page(struct vcpu *v, const struct insn *i)
 {
 	PUSH_RETURN;
 	GO(v, v->arch.rip + (uint64_t)(int64_t)i->disp);
 }
-static void call_narrow(struct vcpu *v, const struct insn *i)
+static const void *call_narrow(struct vcpu *v, const struct insn *i)
 {
 	uint64_t mask = i->width == 2 ? 0xffffu : 0xffffffffu;
 
@@ -142,14 +142,14 @@ insn_handler *call_handler(bool near, bool code64)
 		}                                                              \
 	} while (0)
 
-static void jump_reg(struct vcpu *v, const struct insn *i)
+static const void *jump_reg(struct vcpu *v, const struct insn *i)
 {
 	uint64_t target = REG(v, i->src, uint64_t);
 
 	CHECK_CANONICAL(target);
 	GO(v, target);
 }
-static void jump_mem(struct vcpu *v, const struct insn *i)
+static const void *jump_mem(struct vcpu *v, const struct insn *i)
 {
 	uint64_t target;
 	ADDRESS_G(uint64_t, false);
@@ -158,7 +158,7 @@ static void jump_mem(struct vcpu *v, const struct insn *i)
 	CHECK_CANONICAL(target);
 	GO(v, target);
 }
-static void jump_mem_fast(struct vcpu *v, const struct insn *i)
+static const void *jump_mem_fast(struct vcpu *v, const struct insn *i)
 {
 	FAST_READ(uint64_t, EA_X, jump_mem);
 	uint64_t target = *p;
@@ -167,12 +167,12 @@ static void jump_mem_fast(struct vcpu *v, const struct insn *i)
 		return jump_mem(v, i);
 	GO(v, target);
 }
-static void jump_reg_narrow(struct vcpu *v, const struct insn *i)
+static const void *jump_reg_narrow(struct vcpu *v, const struct insn *i)
 {
 	GO_NARROW(v, i, REG(v, i->src, uint64_t));
 }
 /* aux holds the operand size in bytes where width is the address's. */
-static void jump_mem_narrow(struct vcpu *v, const struct insn *i)
+static const void *jump_mem_narrow(struct vcpu *v, const struct insn *i)
 {
 	uint64_t target;
 
@@ -196,7 +196,7 @@ insn_handler *jump_indirect_handler(enum form1 form, bool code64)
 }
 
 /* The return address is written, and may fault, before the target is looked at. */
-static void call_noncanonical(struct vcpu *v, const struct insn *i)
+static const void *call_noncanonical(struct vcpu *v, const struct insn *i)
 {
 	uint64_t rsp = v->arch.gpr[RSP];
 
@@ -207,7 +207,7 @@ static void call_noncanonical(struct vcpu *v, const struct insn *i)
 	FAULT(v, i);
 }
 
-static void call_reg(struct vcpu *v, const struct insn *i)
+static const void *call_reg(struct vcpu *v, const struct insn *i)
 {
 	uint64_t target = REG(v, i->src, uint64_t);
 
@@ -216,7 +216,7 @@ static void call_reg(struct vcpu *v, const struct insn *i)
 	PUSH_RETURN;
 	GO(v, target);
 }
-static void call_mem(struct vcpu *v, const struct insn *i)
+static const void *call_mem(struct vcpu *v, const struct insn *i)
 {
 	uint64_t target;
 	{
@@ -228,7 +228,7 @@ static void call_mem(struct vcpu *v, const struct insn *i)
 	PUSH_RETURN;
 	GO(v, target);
 }
-static void call_any_narrow(struct vcpu *v, const struct insn *i, uint64_t target, unsigned size)
+static const void *call_any_narrow(struct vcpu *v, const struct insn *i, uint64_t target, unsigned size)
 {
 	target &= size == 2 ? 0xffffu : 0xffffffffu;
 	if (target > v->arch.seg[SEG_CS].limit) {
@@ -239,11 +239,11 @@ static void call_any_narrow(struct vcpu *v, const struct insn *i, uint64_t targe
 		FAULT(v, i);
 	GO(v, target);
 }
-static void call_reg_narrow(struct vcpu *v, const struct insn *i)
+static const void *call_reg_narrow(struct vcpu *v, const struct insn *i)
 {
 	return call_any_narrow(v, i, REG(v, i->src, uint64_t), i->width);
 }
-static void call_mem_narrow(struct vcpu *v, const struct insn *i)
+static const void *call_mem_narrow(struct vcpu *v, const struct insn *i)
 {
 	if (insn_linear(v, i, i->aux, false))
 		FAULT(v, i);
@@ -260,7 +260,7 @@ insn_handler *call_indirect_handler(enum form1 form, bool code64)
 }
 
 /* RET: imm bytes more are released. */
-static void ret_slow(struct vcpu *v, const struct insn *i)
+static const void *ret_slow(struct vcpu *v, const struct insn *i)
 {
 	uint64_t target;
 
@@ -271,7 +271,7 @@ static void ret_slow(struct vcpu *v, const struct insn *i)
 	REG(v, RSP * 8, uint64_t) += 8 + i->imm;
 	GO(v, target);
 }
-static void ret(struct vcpu *v, const struct insn *i)
+static const void *ret(struct vcpu *v, const struct insn *i)
 {
 	uint64_t la = REG(v, RSP * 8, uint64_t), target;
 	const struct tlb_entry *e = &v->soft.tlb_read[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
@@ -284,7 +284,7 @@ static void ret(struct vcpu *v, const struct insn *i)
 	REG(v, RSP * 8, uint64_t) = la + 8 + i->imm;
 	GO(v, target);
 }
-static void ret_narrow(struct vcpu *v, const struct insn *i)
+static const void *ret_narrow(struct vcpu *v, const struct insn *i)
 {
 	uint64_t target;
 
@@ -325,7 +325,7 @@ static void count_down(struct vcpu *v, const struct insn *i)
 		GO_NARROW(v, i, v->arch.rip + (uint64_t)(int64_t)i->disp);     \
 	} while (0)
 #define LOOP(name, condition)                                                  \
-	static void name(struct vcpu *v, const struct insn *i)                 \
+	static const void *name(struct vcpu *v, const struct insn *i)                 \
 	{                                                                      \
 		unsigned f = v->soft.flags;                                    \
 		(void)f;                                                       \
@@ -337,7 +337,7 @@ static void count_down(struct vcpu *v, const struct insn *i)
 LOOP(loopne, COND_ne(f))
 LOOP(loope, COND_e(f))
 LOOP(loop, 1)
-static void jrcxz(struct vcpu *v, const struct insn *i)
+static const void *jrcxz(struct vcpu *v, const struct insn *i)
 {
 	if (!(v->arch.gpr[RCX] & count_mask(i)))
 		TAKE;

@@ -26,12 +26,12 @@
 
 /* The memory forms give up the fusion on a TLB miss: their slow path is here, once. */
 #define FUSED_SIZE(name, op, s, S, T, cc)                                      \
-	static void name##_rr_##S##_##cc(struct vcpu *v, const struct insn *i) \
+	static const void *name##_rr_##S##_##cc(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		COMPARE(op, s, cc, REG(v, i->dst, T), REG(v, i->src, T));      \
 		BRANCH;                                                        \
 	}                                                                      \
-	static void name##_ri_##S##_##cc(struct vcpu *v, const struct insn *i) \
+	static const void *name##_ri_##S##_##cc(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		COMPARE(op, s, cc, REG(v, i->dst, T), (T)i->disp);             \
 		BRANCH;                                                        \
@@ -40,7 +40,7 @@
 	FUSED_MEMORY(name, op, s, S, T, cc, ar, *p, REG(v, i->src, T), m, REG(v, i->src, T)) \
 	FUSED_MEMORY(name, op, s, S, T, cc, ai, *p, (T)(int8_t)i->src, m, (T)(int8_t)i->src)
 #define FUSED_MEMORY(name, op, s, S, T, cc, suffix, a, b, slow_a, slow_b)      \
-	static void name##_##suffix##_##S##_##cc##_slow(struct vcpu *v, const struct insn *i) \
+	static const void *name##_##suffix##_##S##_##cc##_slow(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		T m;                                                           \
 		uint64_t la = insn_ea64(v, i);                                 \
@@ -48,7 +48,7 @@
 		COMPARE(op, s, cc, slow_a, slow_b);                            \
 		BRANCH;                                                        \
 	}                                                                      \
-	static void name##_##suffix##_##S##_##cc(struct vcpu *v, const struct insn *i) \
+	static const void *name##_##suffix##_##S##_##cc(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		FAST_READ(T, EA_X, name##_##suffix##_##S##_##cc##_slow);       \
 		COMPARE(op, s, cc, a, b);                                      \

@@ -4,17 +4,17 @@
 #include "engine/interpret/ops.h"
 
 #define MOV(S, T)                                                              \
-	static void mov_rr_##S(struct vcpu *v, const struct insn *i)           \
+	static const void *mov_rr_##S(struct vcpu *v, const struct insn *i)           \
 	{                                                                      \
 		SET(T, i->dst, REG(v, i->src, T));                             \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void mov_ri_##S(struct vcpu *v, const struct insn *i)           \
+	static const void *mov_ri_##S(struct vcpu *v, const struct insn *i)           \
 	{                                                                      \
 		SET(T, i->dst, i->imm);                                        \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void mov_rg_##S(struct vcpu *v, const struct insn *i)           \
+	static const void *mov_rg_##S(struct vcpu *v, const struct insn *i)           \
 	{                                                                      \
 		T d;                                                           \
 		ADDRESS_G(T, false);                                           \
@@ -27,26 +27,26 @@
 	MOV_STORE(S, T, gr, ar, xr, REG(v, i->src, T))                         \
 	MOV_STORE(S, T, gi, ai, xi, (T)i->imm)
 #define MOV_LOAD(S, T, suffix, EA)                                             \
-	static void mov_##suffix##_##S(struct vcpu *v, const struct insn *i)   \
+	static const void *mov_##suffix##_##S(struct vcpu *v, const struct insn *i)   \
 	{                                                                      \
 		FAST_READ(T, EA, mov_rg_##S);                                  \
 		SET(T, i->dst, *p);                                            \
 		NEXT(v, i);                                                    \
 	}
 #define MOV_STORE(S, T, g, a, x, source)                                       \
-	static void mov_##g##_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *mov_##g##_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		ADDRESS_G(T, true);                                            \
 		STORE(T, source);                                              \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void mov_##a##_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *mov_##a##_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		FAST_WRITE(T, EA_A, mov_##g##_##S);                            \
 		*p = source;                                                   \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void mov_##x##_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *mov_##x##_##S(struct vcpu *v, const struct insn *i)        \
 	{                                                                      \
 		FAST_WRITE(T, EA_X, mov_##g##_##S);                            \
 		*p = source;                                                   \
@@ -68,7 +68,7 @@ insn_handler *mov_handler(enum form form, unsigned size_log)
 }
 
 #define MOV_ABSOLUTE(S, T)                                                     \
-	static void load_absolute_##S(struct vcpu *v, const struct insn *i)    \
+	static const void *load_absolute_##S(struct vcpu *v, const struct insn *i)    \
 	{                                                                      \
 		uint64_t la = i->imm + (i->seg >= SEG_FS ? v->arch.seg[i->seg].base : 0); \
 		T d;                                                           \
@@ -76,7 +76,7 @@ insn_handler *mov_handler(enum form form, unsigned size_log)
 		SET(T, RAX * 8, d);                                            \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void store_absolute_##S(struct vcpu *v, const struct insn *i)   \
+	static const void *store_absolute_##S(struct vcpu *v, const struct insn *i)   \
 	{                                                                      \
 		uint64_t la = i->imm + (i->seg >= SEG_FS ? v->arch.seg[i->seg].base : 0); \
 		STORE(T, REG(v, RAX * 8, T));                                  \
@@ -99,12 +99,12 @@ insn_handler *mov_absolute_handler(bool store, unsigned size_log)
 
 /* Widening. The 32-bit destination of a zero extension also serves 64 bits. */
 #define MOVX(name, from, to)                                                   \
-	static void name##_rr(struct vcpu *v, const struct insn *i)            \
+	static const void *name##_rr(struct vcpu *v, const struct insn *i)            \
 	{                                                                      \
 		SET(to, i->dst, REG(v, i->src, from));                         \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_rg(struct vcpu *v, const struct insn *i)            \
+	static const void *name##_rg(struct vcpu *v, const struct insn *i)            \
 	{                                                                      \
 		from s;                                                        \
 		ADDRESS_G(from, false);                                        \
@@ -112,13 +112,13 @@ insn_handler *mov_absolute_handler(bool store, unsigned size_log)
 		SET(to, i->dst, s);                                            \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_ra(struct vcpu *v, const struct insn *i)            \
+	static const void *name##_ra(struct vcpu *v, const struct insn *i)            \
 	{                                                                      \
 		FAST_READ(from, EA_A, name##_rg);                              \
 		SET(to, i->dst, *p);                                           \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_rx(struct vcpu *v, const struct insn *i)            \
+	static const void *name##_rx(struct vcpu *v, const struct insn *i)            \
 	{                                                                      \
 		FAST_READ(from, EA_X, name##_rg);                              \
 		SET(to, i->dst, *p);                                           \
@@ -152,24 +152,24 @@ insn_handler *movx_handler(bool sign, enum form form, unsigned from_log, unsigne
 }
 
 /* LEA computes an offset; no segment, no check. */
-static void lea_16(struct vcpu *v, const struct insn *i)
+static const void *lea_16(struct vcpu *v, const struct insn *i)
 {
 	uint64_t ea = insn_ea64(v, i);
 
 	REG(v, i->dst, uint16_t) = (uint16_t)ea;
 	NEXT(v, i);
 }
-static void lea_32(struct vcpu *v, const struct insn *i)
+static const void *lea_32(struct vcpu *v, const struct insn *i)
 {
 	REG(v, i->dst, uint64_t) = (uint32_t)insn_ea64(v, i);
 	NEXT(v, i);
 }
-static void lea_32_narrow(struct vcpu *v, const struct insn *i)
+static const void *lea_32_narrow(struct vcpu *v, const struct insn *i)
 {
 	REG(v, i->dst, uint64_t) = (uint32_t)insn_ea64(v, i) & (i->width == 2 ? 0xffffu : 0xffffffffu);
 	NEXT(v, i);
 }
-static void lea_64(struct vcpu *v, const struct insn *i)
+static const void *lea_64(struct vcpu *v, const struct insn *i)
 {
 	REG(v, i->dst, uint64_t) = insn_ea64(v, i);
 	NEXT(v, i);
@@ -185,14 +185,14 @@ insn_handler *lea_handler(unsigned size_log, bool full)
 }
 
 #define XCHG(S, T)                                                             \
-	static void xchg_rr_##S(struct vcpu *v, const struct insn *i)          \
+	static const void *xchg_rr_##S(struct vcpu *v, const struct insn *i)          \
 	{                                                                      \
 		T a = REG(v, i->dst, T), b = REG(v, i->src, T);                \
 		SET(T, i->dst, b);                                             \
 		SET(T, i->src, a);                                             \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void xchg_lr_##S(struct vcpu *v, const struct insn *i)          \
+	static const void *xchg_lr_##S(struct vcpu *v, const struct insn *i)          \
 	{                                                                      \
 		T s = REG(v, i->src, T), d;                                    \
 		ADDRESS_G(T, true);                                            \
@@ -225,17 +225,17 @@ insn_handler *xchg_handler(enum form form, unsigned size_log)
 	return table[form != FORM_RR][size_log];
 }
 
-static void bswap_1(struct vcpu *v, const struct insn *i)
+static const void *bswap_1(struct vcpu *v, const struct insn *i)
 {
 	REG(v, i->dst, uint16_t) = 0; /* undefined by the manual; this is what processors do */
 	NEXT(v, i);
 }
-static void bswap_2(struct vcpu *v, const struct insn *i)
+static const void *bswap_2(struct vcpu *v, const struct insn *i)
 {
 	REG(v, i->dst, uint64_t) = __builtin_bswap32(REG(v, i->dst, uint32_t));
 	NEXT(v, i);
 }
-static void bswap_3(struct vcpu *v, const struct insn *i)
+static const void *bswap_3(struct vcpu *v, const struct insn *i)
 {
 	REG(v, i->dst, uint64_t) = __builtin_bswap64(REG(v, i->dst, uint64_t));
 	NEXT(v, i);
@@ -248,14 +248,14 @@ insn_handler *bswap_handler(unsigned size_log)
 
 /* CMOVcc always reads its memory operand, and a 32-bit one always clears the upper half. */
 #define CMOV_SIZE(cc, S, T)                                                    \
-	static void cmov##cc##_rr_##S(struct vcpu *v, const struct insn *i)    \
+	static const void *cmov##cc##_rr_##S(struct vcpu *v, const struct insn *i)    \
 	{                                                                      \
 		T d = REG(v, i->dst, T), s = REG(v, i->src, T);                \
 		unsigned f = v->soft.flags;                                    \
 		SET(T, i->dst, COND_##cc(f) ? s : d);                          \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void cmov##cc##_rg_##S(struct vcpu *v, const struct insn *i)    \
+	static const void *cmov##cc##_rg_##S(struct vcpu *v, const struct insn *i)    \
 	{                                                                      \
 		T d = REG(v, i->dst, T), s;                                    \
 		unsigned f = v->soft.flags;                                    \
@@ -280,13 +280,13 @@ insn_handler *cmov_handler(unsigned cc, enum form form, unsigned size_log)
 }
 
 #define SETCC(cc)                                                              \
-	static void set##cc##_r(struct vcpu *v, const struct insn *i)          \
+	static const void *set##cc##_r(struct vcpu *v, const struct insn *i)          \
 	{                                                                      \
 		unsigned f = v->soft.flags;                                    \
 		REG(v, i->dst, uint8_t) = COND_##cc(f) != 0;                   \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void set##cc##_g(struct vcpu *v, const struct insn *i)          \
+	static const void *set##cc##_g(struct vcpu *v, const struct insn *i)          \
 	{                                                                      \
 		unsigned f = v->soft.flags;                                    \
 		ADDRESS_G(uint8_t, true);                                      \
@@ -305,32 +305,32 @@ insn_handler *setcc_handler(unsigned cc, enum form1 form)
 
 #define A(T) REG(v, RAX * 8, T)
 #define D(T) REG(v, RDX * 8, T)
-static void cbw(struct vcpu *v, const struct insn *i)
+static const void *cbw(struct vcpu *v, const struct insn *i)
 {
 	A(uint16_t) = (uint16_t)A(int8_t);
 	NEXT(v, i);
 }
-static void cwde(struct vcpu *v, const struct insn *i)
+static const void *cwde(struct vcpu *v, const struct insn *i)
 {
 	A(uint64_t) = (uint32_t)A(int16_t);
 	NEXT(v, i);
 }
-static void cdqe(struct vcpu *v, const struct insn *i)
+static const void *cdqe(struct vcpu *v, const struct insn *i)
 {
 	A(uint64_t) = (uint64_t)(int64_t)A(int32_t);
 	NEXT(v, i);
 }
-static void cwd(struct vcpu *v, const struct insn *i)
+static const void *cwd(struct vcpu *v, const struct insn *i)
 {
 	D(uint16_t) = (uint16_t)(A(int16_t) >> 15);
 	NEXT(v, i);
 }
-static void cdq(struct vcpu *v, const struct insn *i)
+static const void *cdq(struct vcpu *v, const struct insn *i)
 {
 	D(uint64_t) = (uint32_t)(A(int32_t) >> 31);
 	NEXT(v, i);
 }
-static void cqo(struct vcpu *v, const struct insn *i)
+static const void *cqo(struct vcpu *v, const struct insn *i)
 {
 	D(uint64_t) = (uint64_t)(A(int64_t) >> 63);
 	NEXT(v, i);
@@ -344,13 +344,13 @@ insn_handler *convert_handler(unsigned opcode, unsigned size_log)
 }
 
 /* Guest and host order memory alike; what reaches another vcpu needs the host's fence. */
-void insn_fence(struct vcpu *v, const struct insn *i)
+const void *insn_fence(struct vcpu *v, const struct insn *i)
 {
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	NEXT(v, i);
 }
 
-void insn_nop(struct vcpu *v, const struct insn *i)
+const void *insn_nop(struct vcpu *v, const struct insn *i)
 {
 	NEXT(v, i);
 }

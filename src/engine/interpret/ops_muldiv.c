@@ -29,12 +29,12 @@
 #define D_2 "edx"
 #define D_3 "rdx"
 #define FORMS2(name, S, T)                                                     \
-	static void name##_r_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *name##_r_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		name##_##S(v, REG(v, i->src, T));                              \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_g_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *name##_g_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T s;                                                           \
 		ADDRESS_G(T, false);                                           \
@@ -73,7 +73,7 @@ insn_handler *mul_handler(bool sign, enum form1 form, unsigned size_log)
 }
 
 #define IMUL2(S, s, T)                                                         \
-	static void imul2_rr_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *imul2_rr_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T d = REG(v, i->dst, T);                                       \
 		uint32_t fl;                                                   \
@@ -83,7 +83,7 @@ insn_handler *mul_handler(bool sign, enum form1 form, unsigned size_log)
 		SET(T, i->dst, d);                                             \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void imul2_rg_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *imul2_rg_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T d = REG(v, i->dst, T), m;                                    \
 		uint32_t fl;                                                   \
@@ -95,7 +95,7 @@ insn_handler *mul_handler(bool sign, enum form1 form, unsigned size_log)
 		SET(T, i->dst, d);                                             \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void imul3_rr_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *imul3_rr_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T d = (T)i->imm;                                               \
 		uint32_t fl;                                                   \
@@ -105,7 +105,7 @@ insn_handler *mul_handler(bool sign, enum form1 form, unsigned size_log)
 		SET(T, i->dst, d);                                             \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void imul3_rg_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *imul3_rg_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T d = (T)i->imm, m;                                            \
 		uint32_t fl;                                                   \
@@ -225,13 +225,13 @@ DIVISION(idiv, "idiv", "l", 2, uint32_t,
 DIVISION(idiv, "idiv", "q", 3, uint64_t, idiv_fits_64(hi, lo, (int64_t)divisor))
 
 #define DIV_FORMS(name, S, T)                                                  \
-	static void name##_r_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *name##_r_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		if (unlikely(!name##_##S(v, REG(v, i->src, T))))               \
 			DIVIDE_ERROR(v, i);                                    \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_g_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *name##_g_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T s;                                                           \
 		ADDRESS_G(T, false);                                           \

@@ -13,7 +13,7 @@
 	SHIFTER_BY(name, op, s, S, T, i, (uint8_t)i->imm)                      \
 	SHIFTER_BY(name, op, s, S, T, cl, REG(v, RCX * 8, uint8_t))
 #define SHIFTER_BY(name, op, s, S, T, by, count)                               \
-	static void name##_r_##by##_##S(struct vcpu *v, const struct insn *i)  \
+	static const void *name##_r_##by##_##S(struct vcpu *v, const struct insn *i)  \
 	{                                                                      \
 		T d = REG(v, i->dst, T);                                       \
 		uint32_t fl;                                                   \
@@ -22,7 +22,7 @@
 		SET(T, i->dst, d);                                             \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_g_##by##_##S(struct vcpu *v, const struct insn *i)  \
+	static const void *name##_g_##by##_##S(struct vcpu *v, const struct insn *i)  \
 	{                                                                      \
 		T d;                                                           \
 		uint32_t fl;                                                   \
@@ -48,7 +48,7 @@ SHIFTER4(sar, "sar")
 
 /* Immediate counts other than zero on 32- and 64-bit registers: SHL, SHR and SAR then write every flag. */
 #define SHIFT_IMM(name, op, s, S, T, expr)                                     \
-	static void name##_imm_##S(struct vcpu *v, const struct insn *i)       \
+	static const void *name##_imm_##S(struct vcpu *v, const struct insn *i)       \
 	{                                                                      \
 		T d = REG(v, i->dst, T);                                       \
 		uint32_t fl;                                                   \
@@ -58,13 +58,13 @@ SHIFTER4(sar, "sar")
 		SET(T, i->dst, d);                                             \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_imm_dead_##S(struct vcpu *v, const struct insn *i)  \
+	static const void *name##_imm_dead_##S(struct vcpu *v, const struct insn *i)  \
 	{                                                                      \
 		T d = REG(v, i->dst, T);                                       \
 		SET(T, i->dst, expr);                                          \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_cl_dead_##S(struct vcpu *v, const struct insn *i)   \
+	static const void *name##_cl_dead_##S(struct vcpu *v, const struct insn *i)   \
 	{                                                                      \
 		T d = REG(v, i->dst, T);                                       \
 		__asm__(op s " %%cl, %[dst]" : [dst] "+q"(d) : "c"(REG(v, RCX * 8, uint8_t)) : "cc"); \
@@ -101,7 +101,7 @@ insn_handler *shift_handler(enum shift_op op, enum form1 form, unsigned size_log
 
 /* SHLD, SHRD: count in aux, 0xffff for CL. */
 #define DOUBLE_SHIFT(name, op, s, S, T)                                        \
-	static void name##_r_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *name##_r_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T d = REG(v, i->dst, T), r = REG(v, i->src, T);                \
 		uint8_t count = i->aux == 0xffff ? REG(v, RCX * 8, uint8_t) : (uint8_t)i->aux; \
@@ -113,7 +113,7 @@ insn_handler *shift_handler(enum shift_op op, enum form1 form, unsigned size_log
 		SET(T, i->dst, d);                                             \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static void name##_g_##S(struct vcpu *v, const struct insn *i)         \
+	static const void *name##_g_##S(struct vcpu *v, const struct insn *i)         \
 	{                                                                      \
 		T d, r = REG(v, i->src, T);                                    \
 		uint8_t count = i->aux == 0xffff ? REG(v, RCX * 8, uint8_t) : (uint8_t)i->aux; \

@@ -63,19 +63,19 @@ void near_release(struct vcpu *v, unsigned size)
 }
 
 /* Any mode and size: size_log in aux. */
-static void push_reg_any(struct vcpu *v, const struct insn *i)
+static const void *push_reg_any(struct vcpu *v, const struct insn *i)
 {
 	if (near_push(v, REG(v, i->src, uint64_t), 1u << i->aux))
 		FAULT(v, i);
 	NEXT(v, i);
 }
-static void push_imm_any(struct vcpu *v, const struct insn *i)
+static const void *push_imm_any(struct vcpu *v, const struct insn *i)
 {
 	if (near_push(v, i->imm, 1u << i->aux))
 		FAULT(v, i);
 	NEXT(v, i);
 }
-static void push_mem_any(struct vcpu *v, const struct insn *i)
+static const void *push_mem_any(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = 1u << i->aux;
 
@@ -87,7 +87,7 @@ static void push_mem_any(struct vcpu *v, const struct insn *i)
 		FAULT(v, i);
 	NEXT(v, i);
 }
-static void pop_reg_any(struct vcpu *v, const struct insn *i)
+static const void *pop_reg_any(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = 1u << i->aux;
 
@@ -101,7 +101,7 @@ static void pop_reg_any(struct vcpu *v, const struct insn *i)
 	NEXT(v, i);
 }
 /* POP to memory computes its address with the stack pointer already moved (SDM 2B, POP). */
-static void pop_mem_any(struct vcpu *v, const struct insn *i)
+static const void *pop_mem_any(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = 1u << i->aux;
 	uint64_t old = v->arch.gpr[RSP], value;
@@ -123,9 +123,9 @@ static void pop_mem_any(struct vcpu *v, const struct insn *i)
 }
 
 /* 64-bit mode, 8 bytes. */
-static void push_slow(struct vcpu *v, const struct insn *i);
+static const void *push_slow(struct vcpu *v, const struct insn *i);
 #define PUSH(name, source)                                                     \
-	static void name(struct vcpu *v, const struct insn *i)                 \
+	static const void *name(struct vcpu *v, const struct insn *i)                 \
 	{                                                                      \
 		uint64_t la = RSP64 - 8;                                       \
 		const struct tlb_entry *e = &v->soft.tlb_write[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)]; \
@@ -135,13 +135,13 @@ static void push_slow(struct vcpu *v, const struct insn *i);
 		RSP64 = la;                                                    \
 		NEXT(v, i);                                                    \
 	}
-static void push_slow(struct vcpu *v, const struct insn *i)
+static const void *push_slow(struct vcpu *v, const struct insn *i)
 {
 	if (near_push(v, REG(v, i->src, uint64_t), 8))
 		FAULT(v, i);
 	NEXT(v, i);
 }
-static void push_imm_slow(struct vcpu *v, const struct insn *i)
+static const void *push_imm_slow(struct vcpu *v, const struct insn *i)
 {
 	if (near_push(v, i->imm, 8))
 		FAULT(v, i);
@@ -150,7 +150,7 @@ static void push_imm_slow(struct vcpu *v, const struct insn *i)
 PUSH(push, REG(v, i->src, uint64_t))
 PUSH(push_imm, i->imm)
 
-static void pop_slow(struct vcpu *v, const struct insn *i)
+static const void *pop_slow(struct vcpu *v, const struct insn *i)
 {
 	if (near_peek(v, 8))
 		FAULT(v, i);
@@ -158,7 +158,7 @@ static void pop_slow(struct vcpu *v, const struct insn *i)
 	REG(v, i->dst, uint64_t) = v->soft.value;
 	NEXT(v, i);
 }
-static void pop(struct vcpu *v, const struct insn *i)
+static const void *pop(struct vcpu *v, const struct insn *i)
 {
 	uint64_t la = RSP64;
 	const struct tlb_entry *e = &v->soft.tlb_read[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
@@ -170,7 +170,7 @@ static void pop(struct vcpu *v, const struct insn *i)
 	NEXT(v, i);
 }
 
-static void leave_64(struct vcpu *v, const struct insn *i)
+static const void *leave_64(struct vcpu *v, const struct insn *i)
 {
 	uint64_t la = REG(v, RBP * 8, uint64_t);
 	const volatile uint64_t *p = tlb_read_ptr(v, la, 8);
@@ -188,7 +188,7 @@ static void leave_64(struct vcpu *v, const struct insn *i)
 	RSP64 = la + 8;
 	NEXT(v, i);
 }
-static void leave_any(struct vcpu *v, const struct insn *i)
+static const void *leave_any(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = 1u << i->aux;
 	uint64_t old = v->arch.gpr[RSP];

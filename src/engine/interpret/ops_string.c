@@ -154,7 +154,7 @@ static inline void narrow_registers(struct vcpu *v, bool si, bool di)
  * yields how many were done and whether the instruction ends here).
  */
 #define STRING(name, S, T, USES_SI, USES_DI, DI_WRITE, ONE, MANY)              \
-	static void name##_##S(struct vcpu *v, const struct insn *i)           \
+	static const void *name##_##S(struct vcpu *v, const struct insn *i)           \
 	{                                                                      \
 		const struct ends e = ends_of(v, i);                           \
 		const uint16_t flags_before = v->soft.flags;                   \

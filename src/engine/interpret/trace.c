@@ -1,6 +1,6 @@
 /*
  * The trace cache: look-up, registration on code pages, and death. A trace
- * dies by having every record's handler replaced with insn_stale: whoever
+ * dies by having every call of its code turned to insn_stale: whoever
  * runs it, links to it or finds it in the jump cache leaves at once with an
  * exact rip, and nobody has to be searched for.
  */
@@ -11,16 +11,16 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-void insn_stale(struct vcpu *v, const struct insn *i)
+#define CODE_BYTES (6u << 20) /* the pool's records need about this much code */
+
+const void *insn_stale(struct vcpu *v, const struct insn *i)
 {
 	v->arch.rip += i->offset;
 	if (!(v->arch.seg[SEG_CS].attr & SEG_L) || !vcpu_long_mode(v))
 		v->arch.rip &= 0xffffffffu;
-	v->soft.exit = TRACE_NEXT;
+	v->soft.exit = TRACE_STALE;
 	STOP(v);
 }
-
-const struct insn insn_unlinked = { .handler = insn_stale };
 
 static unsigned trace_slot(gpa_t gpa, uint32_t mode)
 {
@@ -64,13 +64,10 @@ static void hash_remove(struct trace_cache *c, struct trace *t)
 
 static void trace_kill(struct trace_cache *c, struct trace *t)
 {
-	unsigned n;
-
 	if (t->dead)
 		return;
 	t->dead = true;
-	for (n = 0; n <= t->count; n++)
-		t->insns[n].handler = insn_stale;
+	trace_code_kill(c, t);
 	hash_remove(c, t);
 	c->killed++;
 }
@@ -197,12 +194,16 @@ void trace_cache_flush(struct trace_cache *c)
 		c->jumps[n].gen = 0;
 	c->bottom = c->pool;
 	c->top = c->pool + c->pool_bytes;
+	c->code_used = 0;
 	c->v->soft.link_from = NULL;
 	c->flushes++;
 }
 
-int trace_cache_open(struct trace_cache *c, struct vcpu *v, size_t pool_bytes)
+int trace_cache_open(struct trace_cache *c, struct vcpu *v, size_t pool_bytes, const char **error)
 {
+	*error = "out of memory for the trace cache";
+	if (code_memory_open(&c->code, CODE_BYTES, error))
+		return -ENOMEM;
 	c->listener.code_changed = on_code_changed;
 	c->listener.revoke_write = on_revoke_write;
 	c->v = v;
@@ -231,6 +232,7 @@ void trace_cache_close(struct trace_cache *c)
 	}
 	if (c->pool)
 		munmap(c->pool, c->pool_bytes);
+	code_memory_close(&c->code);
 	free(c->hash);
 	free(c->pages);
 	free(c->jumps);
@@ -298,6 +300,7 @@ bool trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded
 	if (!page_register(c, t, t->gpa >> PAGE_SHIFT, first, crosses ? PAGE_SIZE - 1 : last))
 		return false;
 	/* From here on the trace is reachable by a kill, so its memory is spent even if we say no. */
+	c->code_used += (t->code_bytes + 15u) & ~15u;
 	c->bottom = (uint8_t *)&t->insns[t->count + 1];
 	c->bottom += -(uintptr_t)c->bottom & 63;
 	t->hash_next = c->hash[slot];

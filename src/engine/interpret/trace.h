@@ -11,6 +11,7 @@
 #define INSULA_ENGINE_INTERPRET_TRACE_H
 
 #include "base/spin.h"
+#include "engine/interpret/code_memory.h"
 #include "engine/interpret/insn.h"
 #include "mem/page.h"
 
@@ -23,9 +24,24 @@ struct trace {
 	uint32_t mode;
 	uint16_t count, bytes;
 	bool dead;
+	uint32_t code;       /* offset in the cache's code memory */
+	uint16_t code_bytes;
+	uint16_t returns[TRACE_MAX_INSNS + 1]; /* where the call of record n returns to, from `code`; 0: nowhere */
 	struct trace *hash_next;
 	struct trace *page_next[2]; /* in the lists of the (one or two) pages it lies on */
 	struct insn insns[]; /* count records and the one that ends the trace */
+};
+
+/* What the decoder tells about a record for the writing of its code. */
+enum trace_hint_kind { HINT_CALL, HINT_MOV_RR, HINT_MOV_RI, HINT_ZERO, HINT_LEA, HINT_ALU_RR, HINT_ALU_RI, HINT_NATIVE };
+#define HINT_NATIVE_MOST 48
+struct trace_hint {
+	uint8_t kind;
+	uint8_t op;       /* enum alu_op */
+	uint8_t size_log; /* 2 or 3 */
+	bool dead;        /* flags are not wanted */
+	bool tested;      /* a call may answer something else than NULL */
+	uint8_t native_bytes;
 };
 
 struct code_page {
@@ -48,6 +64,8 @@ struct trace_cache {
 	struct vcpu *v;
 	uint8_t *pool, *bottom, *top; /* traces grow up from bottom, sysops down from top */
 	size_t pool_bytes;
+	struct code_memory code;
+	uint32_t code_used;
 	struct trace **hash;
 	struct code_page **pages;
 	struct jump_entry *jumps;
@@ -58,7 +76,18 @@ struct trace_cache {
 	uint64_t flushes, decoded, killed;
 };
 
-int trace_cache_open(struct trace_cache *cache, struct vcpu *v, size_t pool_bytes);
+/* What insn_run and a link take: the trace's code. */
+static inline const void *trace_code(const struct trace_cache *cache, const struct trace *trace)
+{
+	return cache->code.rx + trace->code;
+}
+
+/* Writes the code of a trace whose records and count are filled. False: code memory is full. */
+bool trace_emit(struct trace_cache *cache, struct trace *trace, const struct trace_hint *hints);
+/* From now on every record of the trace leaves through insn_stale. */
+void trace_code_kill(struct trace_cache *cache, const struct trace *trace);
+
+int trace_cache_open(struct trace_cache *cache, struct vcpu *v, size_t pool_bytes, const char **error);
 void trace_cache_close(struct trace_cache *cache);
 /* Forget everything. Dispatcher only. */
 void trace_cache_flush(struct trace_cache *cache);
@@ -71,7 +100,7 @@ struct trace *trace_begin(struct trace_cache *cache);
 /* From the top, lives until the flush; NULL when full. */
 void *trace_pool_take(struct trace_cache *cache, size_t bytes);
 /*
- * Claims the begun trace and makes it findable, and its bytes watched. False
+ * Claims the begun and emitted trace and makes it findable, and its bytes watched. False
  * if the guest's bytes are no longer those that were decoded.
  */
 bool trace_commit(struct trace_cache *cache, struct trace *trace, const uint8_t *decoded, const uint8_t *host);

@@ -10,20 +10,20 @@
 #include "cpu/model.h"
 #include "engine/interpret/vector_priv.h"
 
-static void raise_ud(struct vcpu *v, const struct insn *i)
+static const void *raise_ud(struct vcpu *v, const struct insn *i)
 {
 	excp_ud(v);
 	FAULT(v, i);
 }
 
-static void raise_nm(struct vcpu *v, const struct insn *i)
+static const void *raise_nm(struct vcpu *v, const struct insn *i)
 {
 	excp_nm(v);
 	FAULT(v, i);
 }
 
 /* The signal handler's way out of a thunk: #MF or #XM of the guest. */
-void native_fault_tail(struct vcpu *v, const struct insn *i, unsigned trapno)
+const void *native_fault_tail(struct vcpu *v, const struct insn *i, unsigned trapno)
 {
 	if (trapno == VEC_MF)
 		excp_raise(v, VEC_MF);
@@ -202,6 +202,7 @@ bool vector_decode(struct vcpu *v, struct native_code *code, const ZydisDecodedI
 	}
 	if (!form.mem) {
 		out->handler = (insn_handler *)(uintptr_t)out->code;
+		out->disp = (int32_t)(thunk.len - thunk.entry) - 3;
 		return true;
 	}
 	unsigned size = form.mem->size / 8;

@@ -14,6 +14,8 @@ struct native_code; /* executable memory for thunks, W^X by dual mapping; one pe
 
 struct native_code *native_code_new(const char **error);
 void native_code_free(struct native_code *code);
+/* Thunks are also copied into [start, start + bytes): a SIGFPE there counts too. 0, or -1: out of memory. Once. */
+int native_code_cover(struct native_code *code, const void *start, size_t bytes);
 /* Forget all thunks: called when the trace cache is emptied. */
 void native_code_reset(struct native_code *code);
 /* Host pc is inside thunks: a SIGFPE there is the guest's #MF or #XM. */
@@ -26,7 +28,9 @@ bool native_code_contains(const struct native_code *code, const void *pc);
  * insn_ea64 (64-bit mode, no segment base). Called parked (vcpu_fp_park), so
  * Zydis and libc may be used. Returns false if the instruction is not of this
  * class; an instruction the mode or CPU model forbids gets a handler that
- * raises #UD or #NM. *space is false when thunk memory is full: the caller
+ * raises #UD or #NM. If the handler is the thunk itself (code == handler), disp
+ * is how many of its bytes come before the XOR EAX, EAX and RET at its end.
+ * *space is false when thunk memory is full: the caller
  * empties the caches and decodes again.
  */
 bool vector_decode(struct vcpu *v, struct native_code *code, const ZydisDecodedInstruction *insn,

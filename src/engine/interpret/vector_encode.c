@@ -329,14 +329,7 @@ static bool collect_gprs(const struct vector_form *form, struct gprs *g)
 
 static void emit_next(struct emit *e)
 {
-#ifdef INSULA_NO_TAIL_CALLS
-	EMIT(e, 0x48, 0x8d, 0x46, sizeof(struct insn)); /* lea rax, [rsi + 32] */
-	EMIT(e, 0x48, 0x89, 0x87);
-	emit32(e, V_OFF(soft.la));
-	EMIT(e, 0xc3);
-#else
-	EMIT(e, 0x48, 0x83, 0xc6, sizeof(struct insn), 0xff, 0x26); /* add rsi, 32; jmp [rsi] */
-#endif
+	EMIT(e, 0x31, 0xc0, 0xc3); /* xor eax, eax; ret: NEXT */
 }
 
 static void emit_body(struct emit *e, const struct vector_form *form, const struct gprs *g)

@@ -11,17 +11,15 @@
 
 #define THUNK(v, i, p)                                                 \
 	do {                                                           \
-		((native_thunk *)(uintptr_t)(i)->code)((v), (i), (p)); \
-		return;                                                \
+		return ((native_thunk *)(uintptr_t)(i)->code)((v), (i), (p)); \
 	} while (0)
 
 /* The second body of a storing thunk; see vector_encode. */
 #define THUNK_BOUNCE(v, i)                                                             \
 	do {                                                                           \
 		const char *entry_ = (i)->code;                                        \
-		((native_thunk *)(uintptr_t)(entry_ + ((const int32_t *)entry_)[-1]))( \
+		return ((native_thunk *)(uintptr_t)(entry_ + ((const int32_t *)entry_)[-1]))( \
 			(v), (i), (v)->soft.bounce);                                   \
-		return;                                                                \
 	} while (0)
 
 /* What FDP holds is the offset in the segment; 64-bit code has a base in FS and GS only. */
@@ -48,7 +46,7 @@ static int checked_address(struct vcpu *v, const struct insn *i, bool write)
 	return 0;
 }
 
-static void operand_fault(struct vcpu *v, const struct insn *i)
+static const void *operand_fault(struct vcpu *v, const struct insn *i)
 {
 	vcpu_fp_load(v);
 	if ((i->aux & VECTOR_WAITS) && x87_exception_pending())
@@ -56,11 +54,7 @@ static void operand_fault(struct vcpu *v, const struct insn *i)
 	FAULT(v, i);
 }
 
-#define OPERAND_FAULT(v, i)              \
-	do {                             \
-		operand_fault((v), (i)); \
-		return;                  \
-	} while (0)
+#define OPERAND_FAULT(v, i) return operand_fault((v), (i))
 
 /* F16C operands are exempt from alignment checks (SDM 2, exception type 11): single bytes cannot
  * fail them. */
@@ -74,7 +68,7 @@ static int load_bounce(struct vcpu *v, const struct insn *i, uint64_t la, unsign
 	return 0;
 }
 
-static void load_any(struct vcpu *v, const struct insn *i)
+static const void *load_any(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = i->aux & VECTOR_SIZE;
 	void *p;
@@ -144,7 +138,7 @@ static __attribute__((noinline)) bool x87_store_withheld(void)
 	return status & ~control & 0x1f;
 }
 
-static void store_any(struct vcpu *v, const struct insn *i)
+static const void *store_any(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = i->aux & VECTOR_SIZE;
 	bool late = i->aux & (VECTOR_X87_STORE | VECTOR_LATE_STORE);
@@ -193,7 +187,7 @@ static int store_bounce(struct vcpu *v, const struct insn *i, unsigned size)
 	return mem_store_bounce(v, v->soft.la, size);
 }
 
-void vector_store_finish(struct vcpu *v, const struct insn *i)
+const void *vector_store_finish(struct vcpu *v, const struct insn *i)
 {
 	unsigned size = i->aux & VECTOR_SIZE;
 
@@ -212,26 +206,24 @@ void vector_store_finish(struct vcpu *v, const struct insn *i)
 }
 
 #define LOAD(name, size, align)                                \
-	static void name(struct vcpu *v, const struct insn *i) \
+	static const void *name(struct vcpu *v, const struct insn *i) \
 	{                                                      \
 		uint64_t la = insn_ea64(v, i);                 \
 		void *p = tlb_read_ptr(v, la, size);           \
                                                                \
 		if (unlikely(!p || (la & ((align)-1)))) {      \
-			load_any(v, i);                        \
-			return;                                \
+			return load_any(v, i);                        \
 		}                                              \
 		THUNK(v, i, p);                                \
 	}
 #define STORE(name, size, align)                               \
-	static void name(struct vcpu *v, const struct insn *i) \
+	static const void *name(struct vcpu *v, const struct insn *i) \
 	{                                                      \
 		uint64_t la = insn_ea64(v, i);                 \
 		void *p = tlb_write_ptr(v, la, size);          \
                                                                \
 		if (unlikely(!p || (la & ((align)-1)))) {      \
-			store_any(v, i);                       \
-			return;                                \
+			return store_any(v, i);                       \
 		}                                              \
 		THUNK(v, i, p);                                \
 	}
@@ -254,27 +246,25 @@ STORE(store_16_aligned, 16, 16)
 STORE(store_32_aligned, 32, 32)
 
 /* x87: the thunk takes the operand's address from soft.la, for FDP. */
-static void load_x87(struct vcpu *v, const struct insn *i)
+static const void *load_x87(struct vcpu *v, const struct insn *i)
 {
 	uint64_t la = insn_ea64(v, i);
 	void *p = tlb_read_ptr(v, la, i->aux & VECTOR_SIZE);
 
 	if (unlikely(!p)) {
-		load_any(v, i);
-		return;
+		return load_any(v, i);
 	}
 	v->soft.la = la;
 	THUNK(v, i, p);
 }
 
-static void store_x87(struct vcpu *v, const struct insn *i)
+static const void *store_x87(struct vcpu *v, const struct insn *i)
 {
 	uint64_t la = insn_ea64(v, i);
 	void *p = tlb_write_ptr(v, la, i->aux & VECTOR_SIZE);
 
 	if (unlikely(!p)) {
-		store_any(v, i);
-		return;
+		return store_any(v, i);
 	}
 	v->soft.la = la;
 	THUNK(v, i, p);

@@ -20,7 +20,7 @@
 #define VECTOR_WAITS      0x1000u /* a pending x87 exception comes before the operand's faults */
 
 /* A thunk of a record with a memory operand: p is its host address, or soft.bounce. */
-typedef void native_thunk(struct vcpu *v, const struct insn *i, void *p);
+typedef const void *native_thunk(struct vcpu *v, const struct insn *i, void *p);
 
 struct vector_form {
 	const ZydisDecodedInstruction *insn;

@@ -149,7 +149,7 @@ static __attribute__((noinline)) int mask_bytes(struct vcpu *v, const struct ins
 	return r;
 }
 
-static void do_mask_bytes(struct vcpu *v, const struct insn *i)
+static const void *do_mask_bytes(struct vcpu *v, const struct insn *i)
 {
 	if (mask_bytes(v, i) < 0)
 		FAULT(v, i);
@@ -188,14 +188,14 @@ static __attribute__((noinline)) int mask_store(struct vcpu *v, const struct ins
 	return r;
 }
 
-static void do_mask_load(struct vcpu *v, const struct insn *i)
+static const void *do_mask_load(struct vcpu *v, const struct insn *i)
 {
 	if (mask_load(v, i) < 0)
 		FAULT(v, i);
-	((native_thunk *)(uintptr_t)i->code)(v, i, v->soft.bounce);
+	return ((native_thunk *)(uintptr_t)i->code)(v, i, v->soft.bounce);
 }
 
-static void do_mask_store(struct vcpu *v, const struct insn *i)
+static const void *do_mask_store(struct vcpu *v, const struct insn *i)
 {
 	if (mask_store(v, i) < 0)
 		FAULT(v, i);
@@ -203,26 +203,24 @@ static void do_mask_store(struct vcpu *v, const struct insn *i)
 }
 
 /* Where the whole operand is mapped the instruction itself obeys its mask. */
-static void do_mask_load_fast(struct vcpu *v, const struct insn *i)
+static const void *do_mask_load_fast(struct vcpu *v, const struct insn *i)
 {
 	void *p = tlb_read_ptr(v, insn_ea64(v, i), i->aux & VECTOR_SIZE);
 
 	if (unlikely(!p)) {
-		do_mask_load(v, i);
-		return;
+		return do_mask_load(v, i);
 	}
-	((native_thunk *)(uintptr_t)i->code)(v, i, p);
+	return ((native_thunk *)(uintptr_t)i->code)(v, i, p);
 }
 
-static void do_mask_store_fast(struct vcpu *v, const struct insn *i)
+static const void *do_mask_store_fast(struct vcpu *v, const struct insn *i)
 {
 	void *p = tlb_write_ptr(v, insn_ea64(v, i), i->aux & VECTOR_SIZE);
 
 	if (unlikely(!p)) {
-		do_mask_store(v, i);
-		return;
+		return do_mask_store(v, i);
 	}
-	((native_thunk *)(uintptr_t)i->code)(v, i, p);
+	return ((native_thunk *)(uintptr_t)i->code)(v, i, p);
 }
 
 /* VGATHER*: dst, src (mask) are registers; aux: index register, element and index sizes, count. */
@@ -273,7 +271,7 @@ static __attribute__((noinline)) int gather(struct vcpu *v, const struct insn *i
 	return r;
 }
 
-static void do_gather(struct vcpu *v, const struct insn *i)
+static const void *do_gather(struct vcpu *v, const struct insn *i)
 {
 	if (gather(v, i) < 0)
 		FAULT(v, i);
@@ -293,7 +291,7 @@ static __attribute__((noinline)) int ldmxcsr(struct vcpu *v, const struct insn *
 	return 0;
 }
 
-static void do_ldmxcsr(struct vcpu *v, const struct insn *i)
+static const void *do_ldmxcsr(struct vcpu *v, const struct insn *i)
 {
 	if (ldmxcsr(v, i) < 0)
 		FAULT(v, i);
@@ -314,13 +312,13 @@ static __attribute__((noinline)) void zero_low_registers(const struct native_cod
 	}
 }
 
-static void do_vzero_narrow(struct vcpu *v, const struct insn *i)
+static const void *do_vzero_narrow(struct vcpu *v, const struct insn *i)
 {
 	zero_low_registers(i->code, i->aux);
 	NEXT(v, i);
 }
 
-static void do_fninit(struct vcpu *v, const struct insn *i)
+static const void *do_fninit(struct vcpu *v, const struct insn *i)
 {
 	asm volatile("fninit");
 	v->arch.fpu_ip = 0;
@@ -353,7 +351,7 @@ static __attribute__((noinline)) int movdir64b(struct vcpu *v, const struct insn
 	return 0;
 }
 
-static void do_movdir64b(struct vcpu *v, const struct insn *i)
+static const void *do_movdir64b(struct vcpu *v, const struct insn *i)
 {
 	if (movdir64b(v, i) < 0)
 		FAULT(v, i);

@@ -1,0 +1,74 @@
+/*
+ * Executable memory for native thunks and the code of traces. Invariant: no
+ * page is ever writable and executable through one mapping.
+ */
+#include "engine/interpret/code_memory.h"
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010u
+#endif
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
+#define STEP (16ull << 20)
+#define REACH (1ull << 30) /* half of what a 32-bit displacement spans: text and memory have sizes too */
+
+/* A place below the text, where neither heap nor libraries grow. */
+static const uint8_t *map_near(int fd, size_t bytes)
+{
+	uintptr_t text = (uintptr_t)&code_memory_open & ~(uintptr_t)(STEP - 1), down;
+
+	for (down = STEP * 4; down < REACH && down < text; down += STEP) {
+		void *p = mmap((void *)(text - down), bytes, PROT_READ | PROT_EXEC,
+			       MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
+
+		if (p != MAP_FAILED && (uintptr_t)p == text - down)
+			return p;
+		if (p != MAP_FAILED)
+			munmap(p, bytes); /* a kernel before 4.17 took the address for a hint */
+		else if (errno != EEXIST && errno != EINVAL && errno != ENOMEM)
+			return NULL; /* refused, not occupied */
+	}
+	return NULL;
+}
+
+int code_memory_open(struct code_memory *m, size_t bytes, const char **error)
+{
+	int fd = memfd_create("insula-code", MFD_CLOEXEC | MFD_EXEC);
+
+	*m = (struct code_memory){ .bytes = bytes };
+	if (fd < 0 && errno == EINVAL) /* kernels before 6.3 do not know MFD_EXEC */
+		fd = memfd_create("insula-code", MFD_CLOEXEC);
+	if (fd < 0 || ftruncate(fd, (off_t)bytes)) {
+		*error = "cannot create a memory file for native code (memfd_create)";
+		if (fd >= 0)
+			close(fd);
+		return -ENOMEM;
+	}
+	m->rw = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (m->rw == MAP_FAILED)
+		m->rw = NULL;
+	m->rx = map_near(fd, bytes);
+	close(fd);
+	if (m->rw && m->rx)
+		return 0;
+	code_memory_close(m);
+	*error = "this host forbids executable shared memory, which the interpreter needs for its traces and for "
+		 "vector instructions (mmap PROT_EXEC of a memfd refused: SELinux execmem, noexec memfd or a "
+		 "seccomp policy)";
+	return -EPERM;
+}
+
+void code_memory_close(struct code_memory *m)
+{
+	if (m->rw)
+		munmap(m->rw, m->bytes);
+	if (m->rx)
+		munmap((void *)(uintptr_t)m->rx, m->bytes);
+	m->rw = NULL;
+	m->rx = NULL;
+}

@@ -1,0 +1,21 @@
+/*
+ * Executable memory, W^X by mapping one memfd twice, within reach of a direct
+ * call from and to the monitor's own text.
+ */
+#ifndef INSULA_ENGINE_INTERPRET_CODE_MEMORY_H
+#define INSULA_ENGINE_INTERPRET_CODE_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct code_memory {
+	uint8_t *rw;       /* for writing */
+	const uint8_t *rx; /* for running */
+	size_t bytes;
+};
+
+/* 0, or -errno with one sentence in *error. Set-up only: uses libc. */
+int code_memory_open(struct code_memory *memory, size_t bytes, const char **error);
+void code_memory_close(struct code_memory *memory);
+
+#endif
