@@ -121,7 +121,7 @@ struct soft_mmu *mmu_new(struct page_listener *listener)
 		struct context *c = &mmu->contexts[n];
 		unsigned view;
 
-		c->views = aligned_alloc(4096, VIEWS * sizeof(struct tables));
+		c->views = aligned_alloc(64, VIEWS * sizeof(struct tables));
 		if (!c->views)
 			goto fail;
 		for (view = 0; view < VIEWS; view++)

@@ -508,6 +508,14 @@ static bool single_only(const ZydisDecodedInstruction *insn)
 	}
 }
 
+/* With a count of 0, REP forms, shifts and rotations leave the flags that were there. */
+static bool always_defines(const ZydisDecodedInstruction *insn)
+{
+	return !(insn->attributes & (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) &&
+	       insn->meta.category != ZYDIS_CATEGORY_SHIFT &&
+	       insn->meta.category != ZYDIS_CATEGORY_ROTATE;
+}
+
 static unsigned written_gprs(const struct piece *p)
 {
 	unsigned mask = 0;
@@ -648,7 +656,8 @@ void generate_case(struct oracle_case *c, uint64_t seed, const char *only, bool 
 		append(c, &p);
 		written |= written_gprs(&p);
 		if (flags) {
-			undefined &= ~(flags->modified | flags->set_0 | flags->set_1);
+			if (always_defines(&p.insn))
+				undefined &= ~(flags->modified | flags->set_0 | flags->set_1);
 			undefined |= flags->undefined;
 		}
 		c->undefined[c->insns] = undefined & ARITH;

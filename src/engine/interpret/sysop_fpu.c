@@ -106,7 +106,11 @@ static int check_alignment(struct vcpu *v, const struct sysop *op, unsigned alig
 {
 	if (vector_linear(v, op->seg, sysop_ea(v, op), 1, false) < 0)
 		return -1;
-	return v->soft.la & (align - 1) ? excp_gp(v, 0) : 0;
+	if (!(v->soft.la & (align - 1)))
+		return 0;
+	/* With alignment checks on, what they can see is theirs (SDM 2, FXSAVE). */
+	return alignment_checked(v) && (v->soft.la & 3) ? excp_raise_error(v, VEC_AC, 0)
+							: excp_gp(v, 0);
 }
 
 static struct xsave_image *image_of(struct vcpu *v)

@@ -34,9 +34,12 @@ bool native_code_contains(const struct native_code *code, const void *pc);
  * empties the caches and decodes again.
  */
 bool vector_decode(struct vcpu *v, struct native_code *code, const ZydisDecodedInstruction *insn,
-		   const ZydisDecodedOperand *operands, const uint8_t *bytes, bool fast64, struct insn *out, bool *space);
+		   const ZydisDecodedOperand *operands, const uint8_t *bytes, bool fast64,
+		   struct insn *out, bool *space);
 
-/* True if the model and CR0/CR4/XCR0 in the mode word allow this instruction (ISA extension by extension). */
-bool vector_allowed(const struct vcpu *v, const ZydisDecodedInstruction *insn, uint8_t *vector_if_not);
+/* True if the model and CR0/CR4/XCR0 in the mode word allow this instruction (ISA extension by
+ * extension). */
+bool vector_allowed(const struct vcpu *v, const ZydisDecodedInstruction *insn,
+		    uint8_t *vector_if_not);
 
 #endif

@@ -71,7 +71,7 @@ static int operand_load(struct vcpu *v, const struct insn *i, uint64_t ea, void 
 /* Elements are exempt from alignment checks, which single bytes cannot fail. */
 static int element_load(struct vcpu *v, const struct insn *i, uint64_t ea, void *to, unsigned size)
 {
-	uint64_t la;
+	uint64_t la, value = 0;
 
 	if (likely(!alignment_checked(v)))
 		return operand_load(v, i, ea, to, size);
@@ -81,8 +81,9 @@ static int element_load(struct vcpu *v, const struct insn *i, uint64_t ea, void 
 	for (unsigned n = 0; n < size; n++) {
 		if (mem_load_slow(v, la + n, 1) < 0)
 			return -1;
-		((uint8_t *)to)[n] = (uint8_t)v->soft.value;
+		value |= (v->soft.value & 0xff) << (8 * n);
 	}
+	bytes_copy(to, &value, size);
 	return 0;
 }
 
