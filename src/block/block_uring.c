@@ -11,6 +11,8 @@
 #include "base/assert.h"
 #include "block/block_io.h"
 
+#define WAIT_MS 2
+
 struct uring {
 	struct io_uring ring;
 	/* Submitted while the submission queue was full, oldest first. */
@@ -134,15 +136,14 @@ static void uring_wait(struct block *block)
 {
 	struct uring *u = block->io_priv;
 	struct pollfd poll_fd = { .fd = u->ring.ring_fd, .events = POLLIN };
+
 	/*
 	 * Without the lock, so that the loop's thread is not stopped too; if it
-	 * reaps first there is nothing left to poll for, so never for ever. If the
-	 * kernel would not take what we have, time is all that helps.
+	 * reaps first, or the kernel would not take what we have, there is nothing
+	 * to poll for. So never for long.
 	 */
-	int timeout_ms = u->unsubmitted ? 5 : 50;
-
 	pthread_mutex_unlock(&block->lock);
-	poll(&poll_fd, 1, timeout_ms);
+	poll(&poll_fd, 1, WAIT_MS);
 	pthread_mutex_lock(&block->lock);
 }
 

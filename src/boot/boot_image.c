@@ -16,6 +16,7 @@
 #include "boot/boot_linux.h"
 #include "boot/boot_memory.h"
 #include "boot/boot_multiboot.h"
+#include "boot/boot_payload.h"
 #include "boot/boot_pvh.h"
 #include "cpu/vcpu.h"
 
@@ -91,6 +92,8 @@ static int linux_load(const struct boot_machine *machine, const struct boot_opti
 	struct boot_linux parsed;
 	const char *short_why;
 	struct boot_file joined = { 0 };
+	struct boot_unpacked unpacked;
+	bool is_unpacked;
 	const struct boot_file *initrd = options->module_count == 1 ? &modules[0].file : &joined;
 	int err = boot_linux_parse(image->bytes, image->len, &parsed, &short_why);
 
@@ -102,8 +105,11 @@ static int linux_load(const struct boot_machine *machine, const struct boot_opti
 		snprintf(why, BOOT_WHY_MAX, "out of host memory");
 		return -ENOMEM;
 	}
-	err = boot_linux_load(machine, image, &parsed, initrd,
+	is_unpacked = !options->packed && !boot_payload_unpack(image->bytes, image->len, &unpacked);
+	err = boot_linux_load(machine, image, &parsed, is_unpacked ? &unpacked : NULL, initrd,
 			      options->cmdline ? options->cmdline : "", entry, why);
+	if (is_unpacked)
+		boot_payload_fini(&unpacked);
 	boot_file_fini(&joined);
 	return err;
 }

@@ -10,6 +10,7 @@
 #ifndef INSULA_BOOT_BOOT_IMAGE_H
 #define INSULA_BOOT_BOOT_IMAGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -49,6 +50,7 @@ struct boot_options {
 	const char *const *modules;
 	size_t module_count;
 	const char *cmdline; /* NULL: empty */
+	bool packed;         /* a bzImage unpacks itself even where the loader could do it sooner */
 };
 
 /* The mode in which the first instruction runs. */

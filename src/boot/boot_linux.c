@@ -18,6 +18,7 @@
 
 #include "boot/boot_bytes.h"
 #include "boot/boot_memory.h"
+#include "boot/boot_payload.h"
 
 #define GDT_ADDRESS         0x6000u
 #define ZERO_PAGE_ADDRESS   0x7000u
@@ -199,8 +200,9 @@ static int zero_page_write(const struct boot_machine *machine, const struct boot
 }
 
 int boot_linux_load(const struct boot_machine *machine, const struct boot_file *image,
-		    const struct boot_linux *parsed, const struct boot_file *initrd,
-		    const char *cmdline, struct boot_entry *entry, char *why)
+		    const struct boot_linux *parsed, const struct boot_unpacked *unpacked,
+		    const struct boot_file *initrd, const char *cmdline, struct boot_entry *entry,
+		    char *why)
 {
 	size_t cmdline_len = strlen(cmdline);
 	uint64_t kernel_end = parsed->run_address + parsed->init_size;
@@ -235,8 +237,14 @@ int boot_linux_load(const struct boot_machine *machine, const struct boot_file *
 		}
 	}
 
-	int err = ram_write(machine->ram, parsed->load_address, image->bytes + parsed->body_offset,
-			    parsed->body_len);
+	/* The memory that was found to be there is what the header speaks of; a kernel that lies
+	 * elsewhere unpacks itself. */
+	if (unpacked &&
+	    (unpacked->elf.low < parsed->run_address || unpacked->elf.high > kernel_end))
+		unpacked = NULL;
+	int err = unpacked ? boot_elf_load(machine, unpacked->bytes, &unpacked->elf)
+			   : ram_write(machine->ram, parsed->load_address,
+				       image->bytes + parsed->body_offset, parsed->body_len);
 
 	if (!err && initrd->len)
 		err = ram_write(machine->ram, initrd_at, initrd->bytes, initrd->len);
@@ -257,8 +265,8 @@ int boot_linux_load(const struct boot_machine *machine, const struct boot_file *
 	}
 	*entry = (struct boot_entry){
 		.mode = BOOT_MODE_LONG64,
-		.protocol = "Linux 64-bit",
-		.rip = parsed->load_address + 0x200,
+		.protocol = unpacked ? "Linux 64-bit, unpacked" : "Linux 64-bit",
+		.rip = unpacked ? unpacked->elf.entry : parsed->load_address + 0x200,
 		.rsp = STACK_TOP,
 		.rsi = ZERO_PAGE_ADDRESS,
 		.cr3 = PAGE_TABLES_ADDRESS,

@@ -34,10 +34,16 @@ bool boot_linux_is(const uint8_t *image, size_t len);
 int boot_linux_parse(const uint8_t *image, size_t len, struct boot_linux *linux_image,
 		     const char **why) __attribute__((warn_unused_result));
 
-/* Loads everything. -errno with a sentence part in why (BOOT_WHY_MAX). initrd->len 0: none. */
+struct boot_unpacked;
+
+/*
+ * Loads everything. unpacked: the kernel taken out of the image, which is then
+ * entered directly (as its own unpacker would, at the address it is linked for:
+ * no KASLR); NULL: the image unpacks itself in the guest. -errno with a sentence part in why
+ * (BOOT_WHY_MAX). initrd->len 0: none. */
 int boot_linux_load(const struct boot_machine *machine, const struct boot_file *image,
-		    const struct boot_linux *linux_image, const struct boot_file *initrd,
-		    const char *cmdline, struct boot_entry *entry, char *why)
-	__attribute__((warn_unused_result));
+		    const struct boot_linux *linux_image, const struct boot_unpacked *unpacked,
+		    const struct boot_file *initrd, const char *cmdline, struct boot_entry *entry,
+		    char *why) __attribute__((warn_unused_result));
 
 #endif

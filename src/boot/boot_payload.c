@@ -1,12 +1,15 @@
 /*
  * bzImage payloads: recognising the format, and LZ4, which is what Debian's
  * cloud kernel has (formats: lz4's doc/lz4_Block_format.md and the legacy part
- * of lz4_Frame_format.md). Used by the guest builder; hostile bytes, as any
- * kernel file. Invariant: every copy is checked against both buffers first.
+ * of lz4_Frame_format.md). Used by the guest builder and, to spare a
+ * software engine the work, when a bzImage is loaded; hostile bytes, as any kernel
+ * file. Invariant: every copy is checked against both buffers first.
  */
 #include "boot/boot_payload.h"
 
 #include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "boot/boot_bytes.h"
@@ -16,6 +19,7 @@
 #define HDR_PAYLOAD_LENGTH 0x24c
 #define LZ4_LEGACY_MAGIC   0x184c2102u
 #define LZ4_BLOCK_UNPACKED (8u << 20)
+#define UNPACKED_MAX       (256u << 20)
 #define LZ4_MIN_MATCH      4
 
 static enum boot_payload_format format_of(const uint8_t *bytes)
@@ -138,4 +142,44 @@ long boot_payload_unlz4(const uint8_t *in, size_t in_len, uint8_t *out, size_t o
 		offset += block_len;
 	}
 	return at - out;
+}
+
+static bool is_entry(const struct boot_elf *elf)
+{
+	for (unsigned i = 0; i < elf->segment_count; i++) {
+		const struct boot_elf_segment *seg = &elf->segment[i];
+
+		if (elf->entry >= seg->paddr && elf->entry - seg->paddr < seg->file_len)
+			return elf->is_64;
+	}
+	return false;
+}
+
+int boot_payload_unpack(const uint8_t *image, size_t len, struct boot_unpacked *unpacked)
+{
+	struct boot_payload payload;
+	const char *why;
+
+	*unpacked = (struct boot_unpacked){ 0 };
+	if (boot_payload_find(image, len, &payload) || payload.format != BOOT_PAYLOAD_LZ4 ||
+	    payload.unpacked_len > UNPACKED_MAX)
+		return -EINVAL;
+	unpacked->bytes = malloc(payload.unpacked_len ? payload.unpacked_len : 1);
+	if (!unpacked->bytes)
+		return -ENOMEM;
+	long written = boot_payload_unlz4(image + payload.offset, payload.len, unpacked->bytes,
+					  payload.unpacked_len);
+
+	if (written == (long)payload.unpacked_len &&
+	    !boot_elf_parse(unpacked->bytes, (size_t)written, &unpacked->elf, &why) &&
+	    is_entry(&unpacked->elf))
+		return 0;
+	boot_payload_fini(unpacked);
+	return -EINVAL;
+}
+
+void boot_payload_fini(struct boot_unpacked *unpacked)
+{
+	free(unpacked->bytes);
+	unpacked->bytes = NULL;
 }

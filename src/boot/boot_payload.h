@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "boot/boot_file.h"
+#include "boot/boot_elf.h"
 
 enum boot_payload_format {
 	BOOT_PAYLOAD_UNKNOWN,
@@ -34,5 +34,19 @@ int boot_payload_find(const uint8_t *image, size_t len, struct boot_payload *pay
  */
 long boot_payload_unlz4(const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
 	__attribute__((warn_unused_result));
+
+struct boot_unpacked {
+	uint8_t *bytes; /* owned; boot_payload_fini frees */
+	struct boot_elf elf;
+};
+
+/*
+ * Unpacks an LZ4 payload that is a 64-bit ELF kernel whose entry, a physical
+ * address, lies in one of its segments. -EINVAL: it is not like that, or
+ * damaged; then the guest may try for itself.
+ */
+int boot_payload_unpack(const uint8_t *image, size_t len, struct boot_unpacked *unpacked)
+	__attribute__((warn_unused_result));
+void boot_payload_fini(struct boot_unpacked *unpacked);
 
 #endif

@@ -374,6 +374,50 @@ static void reset_and_init(void **state)
 	assert_true(v->arch.msr.pat == 0x0007040600070406);
 }
 
+/* A guest may try anything: faults and effects, but no assertion, no undefined behaviour. */
+static void any_msr_and_any_register_value(void **state)
+{
+	static const uint32_t bases[] = { 0,          0x400,      0x800,      0xc00,
+					  0xc0000080, 0xc0000100, 0xc0010000, 0xc0011000,
+					  0x4b564d00, 0x40000000 };
+	struct fixture *f = *state;
+	struct vcpu *v = f->v;
+	uint64_t x = 0x9e3779b97f4a7c15, value;
+
+	for (unsigned n = 0; n < 100000; n++) {
+		uint32_t index;
+		struct cpuid_regs regs;
+
+		x ^= x << 13;
+		x ^= x >> 7;
+		x ^= x << 17;
+		index = bases[x % 10] + (uint32_t)(x >> 8 & 0x3ff);
+		value = x >> 63 ? x >> (x >> 20 & 63) : 1ull << (x >> 20 & 63);
+		switch (x >> 40 & 7) {
+		case 0:
+			cr0_write(v, value);
+			break;
+		case 1:
+			cr4_write(v, value);
+			break;
+		case 2:
+			cr3_write(v, value);
+			break;
+		case 3:
+			dr_write(v, x >> 44 & 7, value);
+			break;
+		case 4:
+			xcr_write(v, x >> 44 & 3, value);
+			vcpu_cpuid(v, index, x >> 50 & 3, &regs);
+			break;
+		default:
+			msr_write(v, index, value);
+			msr_read(v, index, &value);
+			break;
+		}
+	}
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -394,6 +438,7 @@ int main(void)
 		TEST(tsc_moves),
 		TEST(kvmclock_pages),
 		TEST(reset_and_init),
+		TEST(any_msr_and_any_register_value),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,6 +19,7 @@
 #include "boot/boot_linux.h"
 #include "boot/boot_memory.h"
 #include "boot/boot_multiboot.h"
+#include "boot/boot_payload.h"
 #include "cpu/vcpu.h"
 
 #define MIB (1ull << 20)
@@ -346,6 +347,85 @@ static void test_elf_refused(void **state)
 	machine_fini(&m);
 }
 
+/* A bzImage whose payload is the ELF above, as one LZ4 block of literals. Returns its length. */
+static size_t packed_make(uint8_t *image, uint64_t paddr)
+{
+	uint8_t elf[ELF_LEN], *at = image + 0x400 + 0x300;
+	uint8_t *block;
+	size_t rest = ELF_LEN - 15;
+
+	bzimage_make(image);
+	elf_make(elf, paddr, true);
+	store64(elf + 24, paddr + 0x10);
+	store32(at, 0x184c2102);
+	block = at + 8;
+	*block++ = 0xf0;
+	for (; rest >= 255; rest -= 255)
+		*block++ = 255;
+	*block++ = (uint8_t)rest;
+	memcpy(block, elf, ELF_LEN);
+	block += ELF_LEN;
+	store32(at + 4, (uint32_t)(block - (at + 8)));
+	store32(block, ELF_LEN);
+	block += 4;
+	store32(image + 0x248, 0x300);
+	store32(image + 0x24c, (uint32_t)(block - at));
+	return (size_t)(block - image);
+}
+
+static void test_linux_unpacked(void **state)
+{
+	static uint8_t image[0x10000];
+	struct machine m;
+	size_t len = packed_make(image, 0x1000000);
+
+	machine_init(&m, 64 * MIB);
+	file_write(m.kernel, image, len);
+	assert_int_equal(load(&m, NULL, "quiet"), 0);
+	assert_int_equal(m.entry.mode, BOOT_MODE_LONG64);
+	assert_int_equal(m.entry.rip, 0x1000010);
+	assert_int_equal(guest32(&m, 0x1000010), 0xcccccccc);
+	assert_int_equal(guest32(&m, 0x1001000), 0);
+	expect_text(&m, guest32(&m, m.entry.rsi + 0x228), "quiet");
+
+	struct boot_options options = { .kernel = m.kernel, .packed = true };
+
+	assert_int_equal(boot_load(&m.boot, &options, &m.entry, m.error), 0);
+	assert_int_equal(m.entry.rip, 0x100200);
+
+	/* Outside the memory the header asks for, or damaged: the guest unpacks. */
+	len = packed_make(image, 0x2000000);
+	file_write(m.kernel, image, len);
+	assert_int_equal(load(&m, NULL, "quiet"), 0);
+	assert_int_equal(m.entry.rip, 0x100200);
+	len = packed_make(image, 0x1000000);
+	image[0x400 + 0x300 + 9] = 254;
+	file_write(m.kernel, image, len);
+	assert_int_equal(load(&m, NULL, "quiet"), 0);
+	assert_int_equal(m.entry.rip, 0x100200);
+	machine_fini(&m);
+}
+
+static void test_lz4(void **state)
+{
+	/* "abcd", then 4 + 4 bytes from 2 back, then the literal "e". */
+	const uint8_t stream[] = { 0x02, 0x21, 0x4c, 0x18, 9, 0, 0,    0,  0x44,
+				   'a',  'b',  'c',  'd',  2, 0, 0x10, 'e' };
+	uint8_t damaged[sizeof(stream)], out[16];
+
+	assert_int_equal(boot_payload_unlz4(stream, sizeof(stream), out, sizeof(out)), 13);
+	assert_memory_equal(out, "abcdcdcdcdcde", 13);
+	assert_int_equal(boot_payload_unlz4(stream, sizeof(stream), out, 13), 13);
+	for (size_t room = 0; room < 13; room++)
+		assert_int_equal(boot_payload_unlz4(stream, sizeof(stream), out, room), -EINVAL);
+	memcpy(damaged, stream, sizeof(stream));
+	damaged[13] = 5; /* further back than there is anything */
+	assert_int_equal(boot_payload_unlz4(damaged, sizeof(damaged), out, sizeof(out)), -EINVAL);
+	damaged[13] = 0;
+	assert_int_equal(boot_payload_unlz4(damaged, sizeof(damaged), out, sizeof(out)), -EINVAL);
+	assert_int_equal(boot_payload_unlz4(stream, sizeof(stream) - 1, out, sizeof(out)), -EINVAL);
+}
+
 /* --- multiboot --- */
 
 static void multiboot_elf_make(uint8_t *image)
@@ -472,7 +552,8 @@ int main(void)
 		cmocka_unit_test(test_linux),     cmocka_unit_test(test_linux_refused),
 		cmocka_unit_test(test_pvh),       cmocka_unit_test(test_elf_refused),
 		cmocka_unit_test(test_multiboot), cmocka_unit_test(test_multiboot_addresses),
-		cmocka_unit_test(test_damaged),
+		cmocka_unit_test(test_damaged),   cmocka_unit_test(test_linux_unpacked),
+		cmocka_unit_test(test_lz4),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
