@@ -341,12 +341,12 @@ static bool options_sound(const struct board_options *options, char *error)
 		return false;
 	}
 	if (options->cpus < 1 || options->cpus > BOARD_CPUS_MAX) {
-		snprintf(error, BOARD_ERROR_MAX, "%u cpus: a machine has 1 to %u", options->cpus,
+		snprintf(error, BOARD_ERROR_MAX, "%u cpus: a machine has 1 to %d", options->cpus,
 			 BOARD_CPUS_MAX);
 		return false;
 	}
 	if (options->disk_count > BOARD_DISKS_MAX) {
-		snprintf(error, BOARD_ERROR_MAX, "%zu disks: a machine takes %u",
+		snprintf(error, BOARD_ERROR_MAX, "%zu disks: a machine takes %d",
 			 options->disk_count, BOARD_DISKS_MAX);
 		return false;
 	}

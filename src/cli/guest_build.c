@@ -32,7 +32,8 @@
 #define FILE_MAX (1u << 30)
 
 /* The guest's init, put here by the build (guest/init/meson.build). */
-extern const uint8_t guest_init_begin[], guest_init_end[];
+extern const uint8_t guest_init_bytes[];
+extern const uint64_t guest_init_len;
 
 /*
  * Quiet, because in a command's output there is no place for the kernel's; a
@@ -470,8 +471,7 @@ static bool initrd_fill(const struct build *b, struct guest_cpio *cpio)
 	guest_cpio_directory(cpio, "root", 0700);
 	guest_cpio_device(cpio, "dev/console", 0600, 5, 1);
 	guest_cpio_device(cpio, "dev/null", 0666, 1, 3);
-	guest_cpio_file(cpio, "init", 0755, guest_init_begin,
-			(size_t)(guest_init_end - guest_init_begin));
+	guest_cpio_file(cpio, "init", 0755, guest_init_bytes, guest_init_len);
 	guest_cpio_link(cpio, "sbin/modprobe", "/init");
 	guest_cpio_link(cpio, "sbin/init", "/init");
 	cpio_text(cpio, "etc/passwd",
