@@ -324,12 +324,15 @@ int vm_pause(struct vm *vm)
 		return -ECANCELED;
 	}
 	barrier_stop_world(vm);
+	board_quiesce(vm->board);
 	return 0;
 }
 
 void vm_resume(struct vm *vm)
 {
+	/* The clock first: the RTC catches up with it. A vcpu's kick in between waits in its ring. */
 	barrier_resume_world(vm);
+	board_resume(vm->board);
 	pthread_mutex_unlock(&vm->world);
 }
 
