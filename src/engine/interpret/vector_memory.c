@@ -171,9 +171,9 @@ static const void *store_any(struct vcpu *v, const struct insn *i)
 
 static int store_unaligned(struct vcpu *v, uint64_t la, unsigned size)
 {
-	if (mmu_probe_write(v, la, 1, MMU_CPL) < 0 ||
-	    mmu_probe_write(v, la + size - 1, 1, MMU_CPL) < 0)
-		return -1;
+	for (unsigned n = 0; n < size; n++)
+		if (mmu_probe_write(v, la + n, 1, MMU_CPL) < 0)
+			return -1;
 	for (unsigned n = 0; n < size; n++)
 		if (mmu_write(v, la + n, v->soft.bounce + n, 1, MMU_CPL) < 0)
 			return -1;

@@ -89,11 +89,12 @@ static int element_load(struct vcpu *v, const struct insn *i, uint64_t ea, void 
 
 static int element_probe(struct vcpu *v, uint64_t la, unsigned size)
 {
-	if (unlikely(alignment_checked(v)))
-		return mmu_probe_write(v, la, 1, MMU_CPL) < 0
-			       ? -1
-			       : mmu_probe_write(v, la + size - 1, 1, MMU_CPL);
-	return mmu_probe_write(v, la, size, MMU_CPL);
+	unsigned step = alignment_checked(v) ? 1 : size;
+
+	for (unsigned n = 0; n < size; n += step)
+		if (mmu_probe_write(v, la + n, step, MMU_CPL) < 0)
+			return -1;
+	return 0;
 }
 
 static int element_store(struct vcpu *v, uint64_t la, const uint8_t *from, unsigned size)
