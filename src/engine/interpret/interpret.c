@@ -20,7 +20,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define POOL_BYTES (8u << 20)
+#define POOL_BYTES (6u << 20)
 
 struct interpret {
 	struct trace_cache cache;

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define CODE_BYTES (6u << 20) /* the pool's records need about this much code */
+#define CODE_BYTES (3u << 20) /* the pool's records need about this much code */
 
 const void *insn_stale(struct vcpu *v, const struct insn *i)
 {
