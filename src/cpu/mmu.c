@@ -23,9 +23,9 @@
 
 enum view { VIEW_USER, VIEW_KERNEL, VIEW_KERNEL_SMAP, VIEWS };
 
-#define CONTEXTS 8
-#define FETCH_SIZE 256 /* entries of a context's fetch TLB */
-#define GENERATIONS 4  /* (mode, code segment) pairs a context remembers */
+#define CONTEXTS    8
+#define FETCH_SIZE  256 /* entries of a context's fetch TLB */
+#define GENERATIONS 4   /* (mode, code segment) pairs a context remembers */
 
 /* Which entries translate global pages: those outlive a change of address space. */
 struct tables {
@@ -40,7 +40,8 @@ struct fetch_entry {
 	bool global;
 };
 
-/* Bloom filter of linear pages that were fetched from: an INVLPG of any other page leaves code addresses alone. */
+/* Bloom filter of linear pages that were fetched from: an INVLPG of any other page leaves code
+ * addresses alone. */
 #define BLOOM_BITS 8192
 struct bloom {
 	uint64_t bits[BLOOM_BITS / 64];
@@ -61,8 +62,9 @@ struct context {
 	unsigned pcid;
 	bool used;
 	bool filled[VIEWS];
-	bool global_user;     /* a global page in the lower half was filled */
-	uint64_t large_first, large_last; /* linear range covered by large pages; first > last: none */
+	bool global_user; /* a global page in the lower half was filled */
+	uint64_t large_first,
+		large_last; /* linear range covered by large pages; first > last: none */
 	uint64_t last_use;
 	struct bloom code_pages; /* non-global ones */
 	struct generations generations;
@@ -83,7 +85,8 @@ struct soft_mmu {
 	uint64_t generation;            /* the last one given out */
 	struct generations generations; /* for code on global pages, valid in every context */
 	struct bloom code_pages;        /* global ones */
-	uint64_t large_code_first, large_code_last; /* linear range of global large pages fetched from */
+	uint64_t large_code_first,
+		large_code_last; /* linear range of global large pages fetched from */
 	struct tlb_entry *empty; /* all invalid: every access takes the slow path (#AC checks) */
 	bool check_alignment;
 	bool watching;
@@ -215,7 +218,8 @@ static enum view data_view(const struct vcpu *v)
 {
 	if (v->arch.cpl == 3)
 		return VIEW_USER;
-	return (v->arch.cr4 & CR4_SMAP) && !(v->arch.rflags & FLAG_AC) ? VIEW_KERNEL_SMAP : VIEW_KERNEL;
+	return (v->arch.cr4 & CR4_SMAP) && !(v->arch.rflags & FLAG_AC) ? VIEW_KERNEL_SMAP
+								       : VIEW_KERNEL;
 }
 
 static enum view view_for(const struct vcpu *v, enum mmu_how how)
@@ -255,7 +259,8 @@ static void select_tables(struct vcpu *v)
 	struct context *c = mmu->current;
 	struct tables *t = &c->views[data_view(v)];
 
-	mmu->check_alignment = v->arch.cpl == 3 && (v->arch.cr0 & CR0_AM) && (v->arch.rflags & FLAG_AC);
+	mmu->check_alignment =
+		v->arch.cpl == 3 && (v->arch.cr0 & CR0_AM) && (v->arch.rflags & FLAG_AC);
 	v->soft.tlb_read = mmu->check_alignment ? mmu->empty : t->read;
 	v->soft.tlb_write = mmu->check_alignment ? mmu->empty : t->write;
 	t = &c->views[view_for(v, MMU_SYSTEM)];
@@ -324,12 +329,14 @@ static void watch_update(struct vcpu *v)
 {
 	static const uint8_t lengths[4] = { 1, 2, 8, 4 };
 	struct soft_mmu *mmu = v->soft.mmu;
-	uint64_t now[5] = { v->arch.dr[0], v->arch.dr[1], v->arch.dr[2], v->arch.dr[3], v->arch.dr[7] };
+	uint64_t now[5] = { v->arch.dr[0], v->arch.dr[1], v->arch.dr[2], v->arch.dr[3],
+			    v->arch.dr[7] };
 	bool watching = false;
 	unsigned n;
 
 	for (n = 0; n < 4; n++) {
-		unsigned kind = now[4] >> (16 + 4 * n) & 3, len = lengths[now[4] >> (18 + 4 * n) & 3];
+		unsigned kind = now[4] >> (16 + 4 * n) & 3,
+			 len = lengths[now[4] >> (18 + 4 * n) & 3];
 
 		mmu->watch[n] = (struct watch){ 1, 0, false };
 		if (!(now[4] >> (2 * n) & 3) || (kind != 1 && kind != 3))
@@ -353,8 +360,10 @@ void vcpu_mode_changed(struct vcpu *v)
 
 	if (!mmu)
 		return; /* the hardware engine looks at the canonical state itself */
-	if (unlikely(a->dr[7] != mmu->watched_dr[4] || (mmu->watching && (a->dr[0] != mmu->watched_dr[0] ||
-	    a->dr[1] != mmu->watched_dr[1] || a->dr[2] != mmu->watched_dr[2] || a->dr[3] != mmu->watched_dr[3]))))
+	if (unlikely(a->dr[7] != mmu->watched_dr[4] ||
+		     (mmu->watching &&
+		      (a->dr[0] != mmu->watched_dr[0] || a->dr[1] != mmu->watched_dr[1] ||
+		       a->dr[2] != mmu->watched_dr[2] || a->dr[3] != mmu->watched_dr[3]))))
 		watch_update(v);
 	if (!(a->efer & EFER_LMA) || !(a->seg[SEG_CS].attr & SEG_L)) {
 		unsigned n;
@@ -480,7 +489,8 @@ static void context_invlpg(struct context *c, uint64_t la)
 		entry_drop(c->views[view].write, page);
 	}
 	for (n = 0; n < 2; n++) {
-		struct fetch_entry *f = &c->fetch[((la >> PAGE_SHIFT) ^ n * 128) & (FETCH_SIZE - 1)];
+		struct fetch_entry *f =
+			&c->fetch[((la >> PAGE_SHIFT) ^ n * 128) & (FETCH_SIZE - 1)];
 
 		if ((f->tag & PAGE_MASK) == page)
 			f->tag = TLB_INVALID;
@@ -506,7 +516,8 @@ void mmu_invlpg(struct vcpu *v, uint64_t la)
 			context_invlpg(c, la);
 	}
 	/* Within a large page any 4 KiB part may have been fetched from. */
-	if (bloom_has(&mmu->code_pages, la) || (la >= mmu->large_code_first && la <= mmu->large_code_last))
+	if (bloom_has(&mmu->code_pages, la) ||
+	    (la >= mmu->large_code_first && la <= mmu->large_code_last))
 		generations_forget(&mmu->generations);
 	select_tables(v);
 }
@@ -552,7 +563,7 @@ struct piece {
 	uint8_t *host; /* NULL: MMIO at gpa */
 	gpa_t gpa;
 	unsigned len;
-	bool guarded;  /* a write that must tell the page authority */
+	bool guarded; /* a write that must tell the page authority */
 };
 
 static bool page_watched(const struct soft_mmu *mmu, uint64_t la)
@@ -590,7 +601,8 @@ void mmu_watch_port(struct vcpu *v, uint16_t port, unsigned size)
 		unsigned len = lengths[dr7 >> (18 + 4 * n) & 3];
 		uint64_t first = v->arch.dr[n] & ~(uint64_t)(len - 1);
 
-		if ((dr7 >> (2 * n) & 3) && (dr7 >> (16 + 4 * n) & 3) == 2 && first < port + size && port < first + len)
+		if ((dr7 >> (2 * n) & 3) && (dr7 >> (16 + 4 * n) & 3) == 2 && first < port + size &&
+		    port < first + len)
 			v->soft.mmu->watch_hits |= 1ull << n;
 	}
 }
@@ -610,7 +622,8 @@ static int canonical_fault(struct vcpu *v)
 }
 
 /* One page's part of an access: translate, and fill the TLB if a plain access will do next time. */
-static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned len, bool write, struct piece *p)
+static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned len, bool write,
+			 struct piece *p)
 {
 	struct soft_mmu *mmu = v->soft.mmu;
 	struct context *c = mmu->current;
@@ -671,7 +684,8 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 
 static bool is_lapic(const struct vcpu *v, gpa_t gpa)
 {
-	return (v->arch.lapic.base_msr & (APIC_BASE_ENABLE | APIC_BASE_X2APIC)) == APIC_BASE_ENABLE &&
+	return (v->arch.lapic.base_msr & (APIC_BASE_ENABLE | APIC_BASE_X2APIC)) ==
+		       APIC_BASE_ENABLE &&
 	       (gpa & PAGE_MASK) == (v->arch.lapic.base_msr & 0xffffff000ull);
 }
 
@@ -722,11 +736,21 @@ static void piece_load(struct vcpu *v, const struct piece *p, uint8_t *bytes)
 		watch_check(v->soft.mmu, p->la, p->len, false);
 	if (p->host) {
 		switch (p->len) {
-		case 1: *bytes = *(const volatile uint8_t *)p->host; return;
-		case 2: *(uint16_t *)bytes = *(const volatile uint16_t *)p->host; return;
-		case 4: *(uint32_t *)bytes = *(const volatile uint32_t *)p->host; return;
-		case 8: *(uint64_t *)bytes = *(const volatile uint64_t *)p->host; return;
-		default: bytes_copy(bytes, p->host, p->len); return;
+		case 1:
+			*bytes = *(const volatile uint8_t *)p->host;
+			return;
+		case 2:
+			*(uint16_t *)bytes = *(const volatile uint16_t *)p->host;
+			return;
+		case 4:
+			*(uint32_t *)bytes = *(const volatile uint32_t *)p->host;
+			return;
+		case 8:
+			*(uint64_t *)bytes = *(const volatile uint64_t *)p->host;
+			return;
+		default:
+			bytes_copy(bytes, p->host, p->len);
+			return;
 		}
 	}
 	while (done < p->len) {
@@ -748,11 +772,20 @@ static void piece_store(struct vcpu *v, const struct piece *p, const uint8_t *by
 		if (p->guarded && page_write_begin(v->ram, v->soft.mmu->listener, p->gpa, p->len))
 			return;
 		switch (p->len) {
-		case 1: *(volatile uint8_t *)p->host = *bytes; break;
-		case 2: *(volatile uint16_t *)p->host = *(const uint16_t *)bytes; break;
-		case 4: *(volatile uint32_t *)p->host = *(const uint32_t *)bytes; break;
-		case 8: *(volatile uint64_t *)p->host = *(const uint64_t *)bytes; break;
-		default: bytes_copy(p->host, bytes, p->len);
+		case 1:
+			*(volatile uint8_t *)p->host = *bytes;
+			break;
+		case 2:
+			*(volatile uint16_t *)p->host = *(const uint16_t *)bytes;
+			break;
+		case 4:
+			*(volatile uint32_t *)p->host = *(const uint32_t *)bytes;
+			break;
+		case 8:
+			*(volatile uint64_t *)p->host = *(const uint64_t *)bytes;
+			break;
+		default:
+			bytes_copy(p->host, bytes, p->len);
 		}
 		if (p->guarded)
 			page_write_end(v->ram, v->soft.mmu->listener, p->gpa, p->len);
@@ -768,9 +801,10 @@ static void piece_store(struct vcpu *v, const struct piece *p, const uint8_t *by
 	}
 }
 
-/* Splits [la, la+len) at page ends; len is at most one page, so two pieces do. Judges all before any is touched. */
-static int resolve(struct vcpu *v, uint64_t la, unsigned len, bool write, enum mmu_how how, struct piece p[2],
-		   unsigned *count)
+/* Splits [la, la+len) at page ends; len is at most one page, so two pieces do. Judges all before
+ * any is touched. */
+static int resolve(struct vcpu *v, uint64_t la, unsigned len, bool write, enum mmu_how how,
+		   struct piece p[2], unsigned *count)
 {
 	enum view view = view_for(v, how);
 	unsigned room = (unsigned)(PAGE_SIZE - (la & ~PAGE_MASK));
@@ -778,9 +812,10 @@ static int resolve(struct vcpu *v, uint64_t la, unsigned len, bool write, enum m
 
 	if (!vcpu_code64(v) && !vcpu_long_mode(v))
 		la &= 0xffffffffu;
-	if (unlikely(v->soft.mmu->check_alignment && how == MMU_CPL &&
-		     (len == 10 ? la & 7 : (len & (len - 1)) == 0 && len <= 8 && (la & (len - 1))) &&
-		     (!vcpu_long_mode(v) || address_canonical(la))))
+	if (unlikely(
+		    v->soft.mmu->check_alignment && how == MMU_CPL &&
+		    (len == 10 ? la & 7 : (len & (len - 1)) == 0 && len <= 8 && (la & (len - 1))) &&
+		    (!vcpu_long_mode(v) || address_canonical(la))))
 		return excp_raise_error(v, VEC_AC, 0);
 	*count = len > room ? 2 : 1;
 	/* The canonical form of the whole operand is judged before its first page is. */
@@ -847,7 +882,8 @@ void *mmu_write_span(struct vcpu *v, uint64_t la, unsigned len)
 	struct piece p[2];
 	unsigned count;
 
-	if (resolve(v, la, len, true, MMU_CPL, p, &count) || count != 1 || p[0].guarded || v->soft.mmu->watching)
+	if (resolve(v, la, len, true, MMU_CPL, p, &count) || count != 1 || p[0].guarded ||
+	    v->soft.mmu->watching)
 		return NULL;
 	return p[0].host;
 }
@@ -857,7 +893,8 @@ int mmu_fetch(struct vcpu *v, uint64_t la, gpa_t *gpa, const uint8_t **host)
 	struct soft_mmu *mmu = v->soft.mmu;
 	struct context *c = mmu->current;
 	bool user = v->arch.cpl == 3;
-	struct fetch_entry *f = &c->fetch[((la >> PAGE_SHIFT) ^ (user ? 128 : 0)) & (FETCH_SIZE - 1)];
+	struct fetch_entry *f =
+		&c->fetch[((la >> PAGE_SHIFT) ^ (user ? 128 : 0)) & (FETCH_SIZE - 1)];
 	uint64_t tag = (la & PAGE_MASK) | (user ? 2 : 0);
 	struct paging_result r;
 

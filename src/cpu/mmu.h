@@ -14,9 +14,10 @@
 #include "mem/ram.h"
 
 enum mmu_how {
-	MMU_CPL = 0,      /* an explicit access at the current privilege */
-	MMU_SYSTEM = 1,   /* an implicit supervisor access: GDT, IDT, TSS, stack of an inner level (SMAP ignores AC) */
-	MMU_USER = 2,     /* as if at CPL 3 */
+	MMU_CPL = 0,    /* an explicit access at the current privilege */
+	MMU_SYSTEM = 1, /* an implicit supervisor access: GDT, IDT, TSS, stack of an inner level
+			   (SMAP ignores AC) */
+	MMU_USER = 2,   /* as if at CPL 3 */
 };
 
 int mmu_read(struct vcpu *v, uint64_t la, void *bytes, unsigned len, enum mmu_how how);
@@ -25,12 +26,30 @@ int mmu_write(struct vcpu *v, uint64_t la, const void *bytes, unsigned len, enum
 int mmu_probe_write(struct vcpu *v, uint64_t la, unsigned len, enum mmu_how how);
 int mmu_probe_read(struct vcpu *v, uint64_t la, unsigned len, enum mmu_how how);
 
-static inline int mmu_read16(struct vcpu *v, uint64_t la, uint16_t *x, enum mmu_how how) { return mmu_read(v, la, x, 2, how); }
-static inline int mmu_read32(struct vcpu *v, uint64_t la, uint32_t *x, enum mmu_how how) { return mmu_read(v, la, x, 4, how); }
-static inline int mmu_read64(struct vcpu *v, uint64_t la, uint64_t *x, enum mmu_how how) { return mmu_read(v, la, x, 8, how); }
-static inline int mmu_write16(struct vcpu *v, uint64_t la, uint16_t x, enum mmu_how how) { return mmu_write(v, la, &x, 2, how); }
-static inline int mmu_write32(struct vcpu *v, uint64_t la, uint32_t x, enum mmu_how how) { return mmu_write(v, la, &x, 4, how); }
-static inline int mmu_write64(struct vcpu *v, uint64_t la, uint64_t x, enum mmu_how how) { return mmu_write(v, la, &x, 8, how); }
+static inline int mmu_read16(struct vcpu *v, uint64_t la, uint16_t *x, enum mmu_how how)
+{
+	return mmu_read(v, la, x, 2, how);
+}
+static inline int mmu_read32(struct vcpu *v, uint64_t la, uint32_t *x, enum mmu_how how)
+{
+	return mmu_read(v, la, x, 4, how);
+}
+static inline int mmu_read64(struct vcpu *v, uint64_t la, uint64_t *x, enum mmu_how how)
+{
+	return mmu_read(v, la, x, 8, how);
+}
+static inline int mmu_write16(struct vcpu *v, uint64_t la, uint16_t x, enum mmu_how how)
+{
+	return mmu_write(v, la, &x, 2, how);
+}
+static inline int mmu_write32(struct vcpu *v, uint64_t la, uint32_t x, enum mmu_how how)
+{
+	return mmu_write(v, la, &x, 4, how);
+}
+static inline int mmu_write64(struct vcpu *v, uint64_t la, uint64_t x, enum mmu_how how)
+{
+	return mmu_write(v, la, &x, 8, how);
+}
 
 /*
  * Host pointer for [la, la+len) if it hits one of soft's tables whole, else
@@ -54,7 +73,8 @@ static inline int mmu_read_system64(struct vcpu *v, uint64_t la, uint64_t *x)
 	return 0;
 }
 
-/* Guest-physical accesses by the CPU itself (PDPTE loads, kvm-clock pages): RAM only, page authority respected. */
+/* Guest-physical accesses by the CPU itself (PDPTE loads, kvm-clock pages): RAM only, page
+ * authority respected. */
 int mmu_phys_read(struct vcpu *v, gpa_t gpa, void *bytes, unsigned len);
 int mmu_phys_write(struct vcpu *v, gpa_t gpa, const void *bytes, unsigned len);
 
@@ -79,7 +99,8 @@ struct page_listener *mmu_listener(struct vcpu *v);
 struct page_listener;
 struct soft_mmu *mmu_new(struct page_listener *listener);
 void mmu_free(struct soft_mmu *mmu);
-/* Write grants for a page are withdrawn: drop write entries for it in every context. Owner thread. */
+/* Write grants for a page are withdrawn: drop write entries for it in every context. Owner thread.
+ */
 void mmu_revoke_write(struct vcpu *v, gfn_t gfn);
 
 /* Data breakpoints: DR6 bits that accesses since the last call have hit. */
@@ -88,14 +109,15 @@ uint64_t mmu_take_watch_hits(struct vcpu *v);
 void mmu_watch_port(struct vcpu *v, uint16_t port, unsigned size);
 
 /* Invalidations, called by cpu/control.c and the instructions of the same names. */
-void mmu_flush_all(struct vcpu *v);                             /* globals included */
-void mmu_flush_nonglobal(struct vcpu *v);                       /* current address space; globals stay */
-void mmu_invlpg(struct vcpu *v, uint64_t la);                   /* globals included, all PCIDs for globals */
+void mmu_flush_all(struct vcpu *v);           /* globals included */
+void mmu_flush_nonglobal(struct vcpu *v);     /* current address space; globals stay */
+void mmu_invlpg(struct vcpu *v, uint64_t la); /* globals included, all PCIDs for globals */
 void mmu_invpcid_address(struct vcpu *v, unsigned pcid, uint64_t la);
-void mmu_flush_pcid(struct vcpu *v, unsigned pcid);             /* non-global entries of one PCID */
+void mmu_flush_pcid(struct vcpu *v, unsigned pcid); /* non-global entries of one PCID */
 /* CR3 was loaded: pcid is 0 without CR4.PCIDE; keep: bit 63 of the source was set. */
 void mmu_switch(struct vcpu *v, unsigned pcid, bool keep);
-/* Recompute everything derived from CR0, CR4, EFER, CPL, AC, CS, SS: call after any of them changes. Cheap. */
+/* Recompute everything derived from CR0, CR4, EFER, CPL, AC, CS, SS: call after any of them
+ * changes. Cheap. */
 void vcpu_mode_changed(struct vcpu *v);
 
 #endif

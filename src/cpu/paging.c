@@ -10,15 +10,15 @@
 #include "cpu/model.h"
 #include "mem/page.h"
 
-#define PTE_P 0x1ull
-#define PTE_W 0x2ull
-#define PTE_U 0x4ull
-#define PTE_A 0x20ull
-#define PTE_D 0x40ull
-#define PTE_PS 0x80ull
-#define PTE_G 0x100ull
+#define PTE_P         0x1ull
+#define PTE_W         0x2ull
+#define PTE_U         0x4ull
+#define PTE_A         0x20ull
+#define PTE_D         0x40ull
+#define PTE_PS        0x80ull
+#define PTE_G         0x100ull
 #define PTE_PAT_LARGE 0x1000ull
-#define PTE_NX (1ull << 63)
+#define PTE_NX        (1ull << 63)
 
 /* One level's entry as found: where it lies, for the A/D update. */
 struct entry {
@@ -229,8 +229,10 @@ int paging_walk(struct vcpu *v, uint64_t la, unsigned access, struct paging_resu
 	int status;
 
 	if (!(v->arch.cr0 & CR0_PG)) {
-		*r = (struct paging_result){ .gpa = a20(v, la & 0xffffffffu), .user = true,
-					     .dirty_ok = true, .writable = true };
+		*r = (struct paging_result){ .gpa = a20(v, la & 0xffffffffu),
+					     .user = true,
+					     .dirty_ok = true,
+					     .writable = true };
 		return 0;
 	}
 	/*

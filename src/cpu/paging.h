@@ -18,11 +18,11 @@ enum paging_access {
 
 struct paging_result {
 	gpa_t gpa;
-	uint64_t span;   /* bytes the leaf entry maps: 4 KiB, 2 MiB, 4 MiB, 1 GiB; 0: no paging */
+	uint64_t span; /* bytes the leaf entry maps: 4 KiB, 2 MiB, 4 MiB, 1 GiB; 0: no paging */
 	bool global;
 	bool user;
-	bool dirty_ok;   /* the leaf's dirty bit is set: writes need no further walk */
-	bool writable;   /* a write with the same privilege would be allowed */
+	bool dirty_ok; /* the leaf's dirty bit is set: writes need no further walk */
+	bool writable; /* a write with the same privilege would be allowed */
 };
 
 /* 0, or -1 with #PF (or #GP for a walk outside physical space) in v->fault. Thread: the vcpu's. */

@@ -15,7 +15,9 @@
 #endif
 
 #define STEP (16ull << 20)
-#define REACH (1ull << 30) /* half of what a 32-bit displacement spans: text and memory have sizes too */
+#define REACH                                                                                    \
+	(1ull << 30) /* half of what a 32-bit displacement spans: text and memory have sizes too \
+		      */
 
 /* A place below the text, where neither heap nor libraries grow. */
 static const uint8_t *map_near(int fd, size_t bytes)
@@ -57,8 +59,10 @@ int code_memory_open(struct code_memory *m, size_t bytes, const char **error)
 	if (m->rw && m->rx)
 		return 0;
 	code_memory_close(m);
-	*error = "this host forbids executable shared memory, which the interpreter needs for its traces and for "
-		 "vector instructions (mmap PROT_EXEC of a memfd refused: SELinux execmem, noexec memfd or a "
+	*error = "this host forbids executable shared memory, which the interpreter needs for its "
+		 "traces and for "
+		 "vector instructions (mmap PROT_EXEC of a memfd refused: SELinux execmem, noexec "
+		 "memfd or a "
 		 "seccomp policy)";
 	return -EPERM;
 }

@@ -13,16 +13,21 @@
 
 enum { DECODER_LONG, DECODER_COMPAT_32, DECODER_COMPAT_16, DECODER_LEGACY_32, DECODER_LEGACY_16 };
 
-void decoder_init(struct decoder *d, struct vcpu *v, struct trace_cache *cache, struct native_code *native)
+void decoder_init(struct decoder *d, struct vcpu *v, struct trace_cache *cache,
+		  struct native_code *native)
 {
 	d->v = v;
 	d->cache = cache;
 	d->native = native;
 	ZydisDecoderInit(&d->zydis[DECODER_LONG], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	ZydisDecoderInit(&d->zydis[DECODER_COMPAT_32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
-	ZydisDecoderInit(&d->zydis[DECODER_COMPAT_16], ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16);
-	ZydisDecoderInit(&d->zydis[DECODER_LEGACY_32], ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
-	ZydisDecoderInit(&d->zydis[DECODER_LEGACY_16], ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
+	ZydisDecoderInit(&d->zydis[DECODER_COMPAT_32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
+			 ZYDIS_STACK_WIDTH_32);
+	ZydisDecoderInit(&d->zydis[DECODER_COMPAT_16], ZYDIS_MACHINE_MODE_LONG_COMPAT_16,
+			 ZYDIS_STACK_WIDTH_16);
+	ZydisDecoderInit(&d->zydis[DECODER_LEGACY_32], ZYDIS_MACHINE_MODE_LEGACY_32,
+			 ZYDIS_STACK_WIDTH_32);
+	ZydisDecoderInit(&d->zydis[DECODER_LEGACY_16], ZYDIS_MACHINE_MODE_LEGACY_16,
+			 ZYDIS_STACK_WIDTH_16);
 }
 
 static ZydisDecoder *decoder_for(struct decoder *d, uint32_t mode)
@@ -53,18 +58,18 @@ struct lowering {
 	struct vcpu *v;
 	uint32_t mode;
 	bool code64;
-	uint64_t rip;  /* of the trace's first byte */
+	uint64_t rip; /* of the trace's first byte */
 	uint64_t linear_page;
 	const ZydisDecodedInstruction *zi;
 	const ZydisDecodedOperand *op;
 	const uint8_t *bytes;
 	struct insn *out;
 	struct note *note;
-	bool fast;  /* the memory operand can use insn_ea64 */
-	bool full;  /* pool exhausted */
+	bool fast; /* the memory operand can use insn_ea64 */
+	bool full; /* pool exhausted */
 };
 
-#define OFF_RIP offsetof(struct vcpu_arch, rip)
+#define OFF_RIP  offsetof(struct vcpu_arch, rip)
 #define OFF_ZERO offsetof(struct vcpu_arch, zero)
 _Static_assert(offsetof(struct vcpu, arch) == 0 && OFF_ZERO < 256, "register offsets fit a byte");
 
@@ -95,12 +100,18 @@ static uint8_t reg_offset(ZydisRegister r)
 static uint8_t seg_number(ZydisRegister r)
 {
 	switch (r) {
-	case ZYDIS_REGISTER_ES: return SEG_ES;
-	case ZYDIS_REGISTER_CS: return SEG_CS;
-	case ZYDIS_REGISTER_SS: return SEG_SS;
-	case ZYDIS_REGISTER_FS: return SEG_FS;
-	case ZYDIS_REGISTER_GS: return SEG_GS;
-	default: return SEG_DS;
+	case ZYDIS_REGISTER_ES:
+		return SEG_ES;
+	case ZYDIS_REGISTER_CS:
+		return SEG_CS;
+	case ZYDIS_REGISTER_SS:
+		return SEG_SS;
+	case ZYDIS_REGISTER_FS:
+		return SEG_FS;
+	case ZYDIS_REGISTER_GS:
+		return SEG_GS;
+	default:
+		return SEG_DS;
 	}
 }
 
@@ -113,7 +124,9 @@ static unsigned log2_bytes(unsigned bits)
 static void set_hint(struct lowering *l, enum trace_hint_kind kind, unsigned op, unsigned size_log)
 {
 	if (size_log >= 2)
-		l->note->hint = (struct trace_hint){ .kind = (uint8_t)kind, .op = (uint8_t)op, .size_log = (uint8_t)size_log };
+		l->note->hint = (struct trace_hint){ .kind = (uint8_t)kind,
+						     .op = (uint8_t)op,
+						     .size_log = (uint8_t)size_log };
 }
 
 static bool is_reg(const ZydisDecodedOperand *o)
@@ -136,8 +149,8 @@ static bool is_imm(const ZydisDecodedOperand *o)
  */
 static bool base_is_absent(const ZydisDecodedInstruction *zi)
 {
-	return zi->raw.modrm.mod == 0 && zi->raw.modrm.rm == 4 && zi->raw.sib.base == 5 && zi->address_width == 32 &&
-	       (zi->attributes & ZYDIS_ATTRIB_HAS_SIB);
+	return zi->raw.modrm.mod == 0 && zi->raw.modrm.rm == 4 && zi->raw.sib.base == 5 &&
+	       zi->address_width == 32 && (zi->attributes & ZYDIS_ATTRIB_HAS_SIB);
 }
 
 /* Address fields from the (only) memory operand. False if the displacement needs 64 bits. */
@@ -161,7 +174,10 @@ static bool set_address(struct lowering *l, const ZydisDecodedOperand *m)
 	}
 	if (m->mem.index != ZYDIS_REGISTER_NONE && reg_number(m->mem.index) != NO_REG) {
 		out->index = reg_offset(m->mem.index);
-		out->shift = m->mem.scale == 8 ? 3 : m->mem.scale == 4 ? 2 : m->mem.scale == 2 ? 1 : 0;
+		out->shift = m->mem.scale == 8   ? 3
+			     : m->mem.scale == 4 ? 2
+			     : m->mem.scale == 2 ? 1
+						 : 0;
 	}
 	if (out->width != 8)
 		disp = (int32_t)disp;
@@ -191,8 +207,10 @@ static uint64_t immediate(const ZydisDecodedOperand *o)
 	return o->imm.is_signed ? (uint64_t)o->imm.value.s : o->imm.value.u;
 }
 
-/* Two operands in the usual combinations: sets dst, src, imm, address; the form, or FORMS if none fits. */
-static enum form two_operands(struct lowering *l, const ZydisDecodedOperand *a, const ZydisDecodedOperand *b)
+/* Two operands in the usual combinations: sets dst, src, imm, address; the form, or FORMS if none
+ * fits. */
+static enum form two_operands(struct lowering *l, const ZydisDecodedOperand *a,
+			      const ZydisDecodedOperand *b)
 {
 	struct insn *out = l->out;
 
@@ -203,10 +221,12 @@ static enum form two_operands(struct lowering *l, const ZydisDecodedOperand *a, 
 	if (is_imm(b))
 		out->imm = immediate(b);
 	if (is_reg(a))
-		return is_reg(b) ? FORM_RR :
-		       is_imm(b) ? FORM_RI :
-		       !is_mem(b) || !set_address(l, b) ? FORMS :
-		       !l->fast ? FORM_RG : out->index == OFF_ZERO ? FORM_RA : FORM_RX;
+		return is_reg(b)                          ? FORM_RR
+		       : is_imm(b)                        ? FORM_RI
+		       : !is_mem(b) || !set_address(l, b) ? FORMS
+		       : !l->fast                         ? FORM_RG
+		       : out->index == OFF_ZERO           ? FORM_RA
+							  : FORM_RX;
 	if (!is_mem(a) || !set_address(l, a))
 		return FORMS;
 	if (locked(l))
@@ -231,10 +251,17 @@ static enum form1 one_operand(struct lowering *l, const ZydisDecodedOperand *a)
 static enum form plain_form(enum form f)
 {
 	switch (f) {
-	case FORM_RA: case FORM_RX: return FORM_RG;
-	case FORM_AR: case FORM_XR: return FORM_GR;
-	case FORM_AI: case FORM_XI: return FORM_GI;
-	default: return f;
+	case FORM_RA:
+	case FORM_RX:
+		return FORM_RG;
+	case FORM_AR:
+	case FORM_XR:
+		return FORM_GR;
+	case FORM_AI:
+	case FORM_XI:
+		return FORM_GI;
+	default:
+		return f;
 	}
 }
 
@@ -266,7 +293,8 @@ static void describe_sysop(struct lowering *l, struct sysop *s)
 	s->len = zi->length;
 	s->reg = (uint8_t)(zi->raw.modrm.reg | zi->raw.rex.R << 3);
 	/* There are no segment registers beyond GS, so MOV Sreg has no use for REX.R. */
-	if (zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode == 0x8c || zi->opcode == 0x8e))
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+	    (zi->opcode == 0x8c || zi->opcode == 0x8e))
 		s->reg = zi->raw.modrm.reg;
 	s->rm = (uint8_t)(zi->raw.modrm.rm | zi->raw.rex.B << 3);
 	if (!(zi->attributes & ZYDIS_ATTRIB_HAS_MODRM))
@@ -280,10 +308,14 @@ static void describe_sysop(struct lowering *l, struct sysop *s)
 	s->seg = SEG_DS;
 	if (m) {
 		s->seg = seg_number(m->mem.segment);
-		s->rip_relative = m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP;
+		s->rip_relative =
+			m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP;
 		s->base = (uint8_t)reg_number(m->mem.base);
 		s->index = (uint8_t)reg_number(m->mem.index);
-		s->shift = m->mem.scale == 8 ? 3 : m->mem.scale == 4 ? 2 : m->mem.scale == 2 ? 1 : 0;
+		s->shift = m->mem.scale == 8   ? 3
+			   : m->mem.scale == 4 ? 2
+			   : m->mem.scale == 2 ? 1
+					       : 0;
 		s->disp = m->mem.disp.has_displacement ? m->mem.disp.value : 0;
 		if (base_is_absent(zi)) {
 			s->base = NO_REG;
@@ -335,8 +367,8 @@ static void lower_rare(struct lowering *l)
 		set_address(l, m);
 	if (vector_decode(l->v, l->d->native, l->zi, l->op, l->bytes, l->fast, l->out, &space)) {
 		l->full = !space;
-		if (l->out->handler == (insn_handler *)(uintptr_t)l->out->code && l->out->disp > 0 &&
-		    l->out->disp <= HINT_NATIVE_MOST) {
+		if (l->out->handler == (insn_handler *)(uintptr_t)l->out->code &&
+		    l->out->disp > 0 && l->out->disp <= HINT_NATIVE_MOST) {
 			l->note->hint.kind = HINT_NATIVE;
 			l->note->hint.native_bytes = (uint8_t)l->out->disp;
 		}
@@ -358,7 +390,8 @@ static void lower_alu(struct lowering *l, enum alu_op op)
 	/* TEST and CMP read only: a lock prefix there is #UD and never comes here. */
 	l->note->kills = op != ALU_ADC && op != ALU_SBB;
 	l->note->reads = !l->note->kills;
-	if ((op == ALU_XOR || op == ALU_SUB) && form == FORM_RR && l->out->dst == l->out->src && size_log >= 2) {
+	if ((op == ALU_XOR || op == ALU_SUB) && form == FORM_RR && l->out->dst == l->out->src &&
+	    size_log >= 2) {
 		set_hint(l, HINT_ZERO, op, size_log);
 		l->out->handler = zero_handler(false);
 		l->note->dead = zero_handler(true);
@@ -396,7 +429,8 @@ static void lower_shift(struct lowering *l, enum shift_op op)
 			l->out->handler = shift_handler(op, form, size_log, false, true);
 			return;
 		}
-		/* Byte and word rotates through carry count modulo 9 and 17; keep what was encoded. */
+		/* Byte and word rotates through carry count modulo 9 and 17; keep what was encoded.
+		 */
 		if (size_log < 2)
 			l->out->imm = immediate(&l->op[1]) & 31;
 	}
@@ -466,7 +500,9 @@ static bool lower_branch(struct lowering *l)
 		if (opcode == 0xca || opcode == 0xcb)
 			return false;
 		l->note->ends = true;
-		l->out->imm = zi->operand_count_visible && is_imm(&l->op[0]) ? immediate(&l->op[0]) & 0xffff : 0;
+		l->out->imm = zi->operand_count_visible && is_imm(&l->op[0])
+				      ? immediate(&l->op[0]) & 0xffff
+				      : 0;
 		l->out->width = (uint8_t)(zi->operand_width / 8);
 		l->out->handler = ret_handler(l->code64);
 		return true;
@@ -500,20 +536,23 @@ static bool lower_string(struct lowering *l)
 	const ZydisDecodedOperand *m;
 	unsigned n;
 
-	if (zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || zi->opcode < 0xa4 || zi->opcode > 0xaf || (zi->opcode & ~1u) == 0xa8)
+	if (zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || zi->opcode < 0xa4 || zi->opcode > 0xaf ||
+	    (zi->opcode & ~1u) == 0xa8)
 		return false;
-	l->out->imm = zi->attributes & ZYDIS_ATTRIB_HAS_REPNE			      ? 2 :
-		      zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE) ? 1 :
-											0;
+	l->out->imm = zi->attributes & ZYDIS_ATTRIB_HAS_REPNE                           ? 2
+		      : zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE) ? 1
+											: 0;
 	l->out->width = (uint8_t)(zi->address_width / 8);
 	l->out->seg = SEG_DS;
 	for (n = 0; n < zi->operand_count; n++) {
 		m = &l->op[n];
-		if (is_mem(m) && (m->mem.base == ZYDIS_REGISTER_RSI || m->mem.base == ZYDIS_REGISTER_ESI ||
-				  m->mem.base == ZYDIS_REGISTER_SI))
+		if (is_mem(m) &&
+		    (m->mem.base == ZYDIS_REGISTER_RSI || m->mem.base == ZYDIS_REGISTER_ESI ||
+		     m->mem.base == ZYDIS_REGISTER_SI))
 			l->out->seg = seg_number(m->mem.segment);
 	}
-	l->out->handler = string_handler(zi->opcode, log2_bytes(zi->opcode & 1 ? zi->operand_width : 8));
+	l->out->handler =
+		string_handler(zi->opcode, log2_bytes(zi->opcode & 1 ? zi->operand_width : 8));
 	l->note->exits = true;
 	l->note->reads = true;
 	return true;
@@ -525,7 +564,8 @@ static bool lower_mov(struct lowering *l)
 	unsigned size_log = log2_bytes(l->op[0].size);
 	enum form form;
 
-	if (l->zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || l->zi->opcode == 0x8c || l->zi->opcode == 0x8e)
+	if (l->zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || l->zi->opcode == 0x8c ||
+	    l->zi->opcode == 0x8e)
 		return false;
 	form = two_operands(l, &l->op[0], &l->op[1]);
 	if (form == FORMS) { /* a 64-bit absolute address */
@@ -639,14 +679,23 @@ static bool lower_bits(struct lowering *l)
 
 	l->note->reads = true; /* a zero source, a bit test: some flags survive */
 	switch (zi->mnemonic) {
-	case ZYDIS_MNEMONIC_BT: op = BIT_TEST; break;
-	case ZYDIS_MNEMONIC_BTS: op = BIT_SET; break;
-	case ZYDIS_MNEMONIC_BTR: op = BIT_RESET; break;
-	case ZYDIS_MNEMONIC_BTC: op = BIT_COMPLEMENT; break;
+	case ZYDIS_MNEMONIC_BT:
+		op = BIT_TEST;
+		break;
+	case ZYDIS_MNEMONIC_BTS:
+		op = BIT_SET;
+		break;
+	case ZYDIS_MNEMONIC_BTR:
+		op = BIT_RESET;
+		break;
+	case ZYDIS_MNEMONIC_BTC:
+		op = BIT_COMPLEMENT;
+		break;
 	case ZYDIS_MNEMONIC_BSF:
 	case ZYDIS_MNEMONIC_BSR:
 		form = plain_form(two_operands(l, &l->op[0], &l->op[1]));
-		l->out->handler = bitscan_handler(zi->mnemonic == ZYDIS_MNEMONIC_BSR, form, size_log);
+		l->out->handler =
+			bitscan_handler(zi->mnemonic == ZYDIS_MNEMONIC_BSR, form, size_log);
 		return form != FORMS;
 	case ZYDIS_MNEMONIC_CMPXCHG:
 		form = plain_form(two_operands(l, &l->op[0], &l->op[1]));
@@ -680,7 +729,8 @@ static bool lower_move(struct lowering *l)
 	case ZYDIS_MNEMONIC_MOVSXD:
 		from_log = log2_bytes(l->op[1].size);
 		form = two_operands(l, &l->op[0], &l->op[1]);
-		l->out->handler = movx_handler(zi->mnemonic != ZYDIS_MNEMONIC_MOVZX, form, from_log, size_log);
+		l->out->handler = movx_handler(zi->mnemonic != ZYDIS_MNEMONIC_MOVZX, form, from_log,
+					       size_log);
 		return form != FORMS && l->out->handler;
 	case ZYDIS_MNEMONIC_LEA:
 		if (!set_address(l, &l->op[1]))
@@ -740,7 +790,8 @@ static bool lower_move(struct lowering *l)
 	default:
 		break;
 	}
-	if (zi->opcode_map != ZYDIS_OPCODE_MAP_0F || zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+	if (zi->opcode_map != ZYDIS_OPCODE_MAP_0F ||
+	    zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		return false;
 	if ((zi->opcode & 0xf0) == 0x40) {
 		form = plain_form(two_operands(l, &l->op[0], &l->op[1]));
@@ -765,22 +816,54 @@ static bool lower_arithmetic(struct lowering *l)
 	enum alu1_op op1;
 
 	switch (l->zi->mnemonic) {
-	case ZYDIS_MNEMONIC_ADD: lower_alu(l, ALU_ADD); return true;
-	case ZYDIS_MNEMONIC_OR: lower_alu(l, ALU_OR); return true;
-	case ZYDIS_MNEMONIC_ADC: lower_alu(l, ALU_ADC); return true;
-	case ZYDIS_MNEMONIC_SBB: lower_alu(l, ALU_SBB); return true;
-	case ZYDIS_MNEMONIC_AND: lower_alu(l, ALU_AND); return true;
-	case ZYDIS_MNEMONIC_SUB: lower_alu(l, ALU_SUB); return true;
-	case ZYDIS_MNEMONIC_XOR: lower_alu(l, ALU_XOR); return true;
-	case ZYDIS_MNEMONIC_CMP: lower_alu(l, ALU_CMP); return true;
-	case ZYDIS_MNEMONIC_TEST: lower_alu(l, ALU_TEST); return true;
-	case ZYDIS_MNEMONIC_ROL: lower_shift(l, SHIFT_ROL); return true;
-	case ZYDIS_MNEMONIC_ROR: lower_shift(l, SHIFT_ROR); return true;
-	case ZYDIS_MNEMONIC_RCL: lower_shift(l, SHIFT_RCL); return true;
-	case ZYDIS_MNEMONIC_RCR: lower_shift(l, SHIFT_RCR); return true;
-	case ZYDIS_MNEMONIC_SHL: lower_shift(l, SHIFT_SHL); return true;
-	case ZYDIS_MNEMONIC_SHR: lower_shift(l, SHIFT_SHR); return true;
-	case ZYDIS_MNEMONIC_SAR: lower_shift(l, SHIFT_SAR); return true;
+	case ZYDIS_MNEMONIC_ADD:
+		lower_alu(l, ALU_ADD);
+		return true;
+	case ZYDIS_MNEMONIC_OR:
+		lower_alu(l, ALU_OR);
+		return true;
+	case ZYDIS_MNEMONIC_ADC:
+		lower_alu(l, ALU_ADC);
+		return true;
+	case ZYDIS_MNEMONIC_SBB:
+		lower_alu(l, ALU_SBB);
+		return true;
+	case ZYDIS_MNEMONIC_AND:
+		lower_alu(l, ALU_AND);
+		return true;
+	case ZYDIS_MNEMONIC_SUB:
+		lower_alu(l, ALU_SUB);
+		return true;
+	case ZYDIS_MNEMONIC_XOR:
+		lower_alu(l, ALU_XOR);
+		return true;
+	case ZYDIS_MNEMONIC_CMP:
+		lower_alu(l, ALU_CMP);
+		return true;
+	case ZYDIS_MNEMONIC_TEST:
+		lower_alu(l, ALU_TEST);
+		return true;
+	case ZYDIS_MNEMONIC_ROL:
+		lower_shift(l, SHIFT_ROL);
+		return true;
+	case ZYDIS_MNEMONIC_ROR:
+		lower_shift(l, SHIFT_ROR);
+		return true;
+	case ZYDIS_MNEMONIC_RCL:
+		lower_shift(l, SHIFT_RCL);
+		return true;
+	case ZYDIS_MNEMONIC_RCR:
+		lower_shift(l, SHIFT_RCR);
+		return true;
+	case ZYDIS_MNEMONIC_SHL:
+		lower_shift(l, SHIFT_SHL);
+		return true;
+	case ZYDIS_MNEMONIC_SHR:
+		lower_shift(l, SHIFT_SHR);
+		return true;
+	case ZYDIS_MNEMONIC_SAR:
+		lower_shift(l, SHIFT_SAR);
+		return true;
 	case ZYDIS_MNEMONIC_SHLD:
 	case ZYDIS_MNEMONIC_SHRD:
 		l->out->src = reg_offset(l->op[1].reg.value);
@@ -794,12 +877,21 @@ static bool lower_arithmetic(struct lowering *l)
 				return false;
 			form = FORM_G;
 		}
-		l->out->handler = shift_double_handler(l->zi->mnemonic == ZYDIS_MNEMONIC_SHRD, form, size_log);
+		l->out->handler = shift_double_handler(l->zi->mnemonic == ZYDIS_MNEMONIC_SHRD, form,
+						       size_log);
 		return true;
-	case ZYDIS_MNEMONIC_INC: op1 = ALU1_INC; break;
-	case ZYDIS_MNEMONIC_DEC: op1 = ALU1_DEC; break;
-	case ZYDIS_MNEMONIC_NEG: op1 = ALU1_NEG; break;
-	case ZYDIS_MNEMONIC_NOT: op1 = ALU1_NOT; break;
+	case ZYDIS_MNEMONIC_INC:
+		op1 = ALU1_INC;
+		break;
+	case ZYDIS_MNEMONIC_DEC:
+		op1 = ALU1_DEC;
+		break;
+	case ZYDIS_MNEMONIC_NEG:
+		op1 = ALU1_NEG;
+		break;
+	case ZYDIS_MNEMONIC_NOT:
+		op1 = ALU1_NOT;
+		break;
 	default:
 		return false;
 	}
@@ -818,8 +910,8 @@ static void lower(struct lowering *l)
 {
 	/* VEX and EVEX never mean an instruction of the hot integer set. */
 	if (l->zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-	    (lower_arithmetic(l) || lower_move(l) || lower_branch(l) || lower_stack(l) || lower_string(l) ||
-	     lower_muldiv(l) || lower_bits(l)))
+	    (lower_arithmetic(l) || lower_move(l) || lower_branch(l) || lower_stack(l) ||
+	     lower_string(l) || lower_muldiv(l) || lower_bits(l)))
 		return;
 	*l->note = (struct note){ 0 };
 	lower_rare(l);
@@ -832,7 +924,8 @@ static bool fuse(struct lowering *l, struct insn *a, struct note *na, const stru
 	enum form form = na->form;
 	insn_handler *handler;
 
-	if (!na->fusible || !l->code64 || b->handler != jcc_handler(cc, true, true) || b->disp != (int16_t)b->disp)
+	if (!na->fusible || !l->code64 || b->handler != jcc_handler(cc, true, true) ||
+	    b->disp != (int16_t)b->disp)
 		return false;
 	if (form == FORM_RX)
 		form = FORM_RA;
@@ -878,15 +971,21 @@ static void drop_dead_flags(struct insn *insns, struct note *notes, unsigned cou
 	}
 }
 
-enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip, const uint8_t *bytes, unsigned avail,
-				unsigned most)
+enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip,
+				const uint8_t *bytes, unsigned avail, unsigned most)
 {
 	struct vcpu *v = d->v;
 	uint32_t mode = v->soft.mode;
 	struct note notes[TRACE_MAX_INSNS];
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-	struct lowering l = { .d = d, .v = v, .mode = mode, .code64 = mode & MODE_CODE64, .rip = rip, .zi = &zi, .op = ops };
+	struct lowering l = { .d = d,
+			      .v = v,
+			      .mode = mode,
+			      .code64 = mode & MODE_CODE64,
+			      .rip = rip,
+			      .zi = &zi,
+			      .op = ops };
 	ZydisDecoder *zydis = decoder_for(d, mode);
 	uint64_t limit = l.code64 ? ~0ull : v->arch.seg[SEG_CS].limit;
 	unsigned done = 0, count = 0;
@@ -907,13 +1006,16 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 			break;
 		}
 		notes[count] = (struct note){ 0 };
-		*out = (struct insn){ .offset = (uint16_t)done, .base = OFF_ZERO, .index = OFF_ZERO, .seg = SEG_DS };
+		*out = (struct insn){
+			.offset = (uint16_t)done, .base = OFF_ZERO, .index = OFF_ZERO, .seg = SEG_DS
+		};
 		l.out = out;
 		l.note = &notes[count];
 		l.bytes = bytes + done;
 		l.fast = false;
 		if (!ZYAN_SUCCESS(status)) {
-			bool too_long = status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG || status == ZYDIS_STATUS_NO_MORE_DATA;
+			bool too_long = status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ||
+					status == ZYDIS_STATUS_NO_MORE_DATA;
 
 			out->len = 1;
 			lower_fault(&l, too_long ? VEC_GP : VEC_UD, too_long);
@@ -928,13 +1030,14 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 				return DECODE_FULL;
 			if (out->handler == insn_nop && most > 1 && count) {
 				/*
-				 * No record: what follows has its own offset. Not so the first one: a killed
-				 * trace must leave at its first byte.
+				 * No record: what follows has its own offset. Not so the first one:
+				 * a killed trace must leave at its first byte.
 				 */
 				done += zi.length;
 				continue;
 			}
-			if (count && most > 1 && fuse(&l, &t->insns[count - 1], &notes[count - 1], out)) {
+			if (count && most > 1 &&
+			    fuse(&l, &t->insns[count - 1], &notes[count - 1], out)) {
 				notes[count - 1].exits = true;
 				notes[count - 1].fusible = false;
 				notes[count - 1].dead = NULL;
@@ -959,7 +1062,8 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 	if (most == 1)
 		end->handler = insn_stop;
 	else
-		/* Behind a page's last whole instruction comes one that crosses: its trace is never linked. */
+		/* Behind a page's last whole instruction comes one that crosses: its trace is never
+		 * linked. */
 		end->handler = end_handler(same_page(&l, rip + done) && count == most, l.code64);
 	return DECODE_OK;
 }

@@ -14,7 +14,7 @@ struct decoder {
 	struct vcpu *v;
 	struct trace_cache *cache;
 	struct native_code *native;
-	ZydisDecoder zydis[5]; /* by machine mode */
+	ZydisDecoder zydis[5];                    /* by machine mode */
 	struct trace_hint hints[TRACE_MAX_INSNS]; /* of the trace decoded last */
 };
 
@@ -24,14 +24,15 @@ enum decode_status {
 	DECODE_FULL,    /* pool or thunk memory is exhausted: flush and try again */
 };
 
-void decoder_init(struct decoder *d, struct vcpu *v, struct trace_cache *cache, struct native_code *native);
+void decoder_init(struct decoder *d, struct vcpu *v, struct trace_cache *cache,
+		  struct native_code *native);
 
 /*
  * Fills trace->insns, count and bytes from `bytes` (`avail` of them, at most
  * up to the page's end), which lie at instruction pointer rip in the mode of
  * v->soft.mode. most: at most that many instructions. The vcpu is parked.
  */
-enum decode_status decode_trace(struct decoder *d, struct trace *trace, uint64_t rip, const uint8_t *bytes,
-				unsigned avail, unsigned most);
+enum decode_status decode_trace(struct decoder *d, struct trace *trace, uint64_t rip,
+				const uint8_t *bytes, unsigned avail, unsigned most);
 
 #endif

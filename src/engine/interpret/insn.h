@@ -37,16 +37,16 @@ struct insn {
 	union {
 		uint64_t imm;
 		const void *link; /* direct branch: code of the target trace, or NULL */
-		const void *code;        /* native code that executes the operation (vector.c) */
+		const void *code; /* native code that executes the operation (vector.c) */
 		const struct sysop *sysop;
 	};
-	int32_t disp; /* of the memory operand; RIP-relative: from the trace's first byte */
+	int32_t disp;     /* of the memory operand; RIP-relative: from the trace's first byte */
 	uint8_t dst, src; /* register operands, byte offsets */
 	uint8_t base, index;
-	uint8_t shift; /* of the index: 0..3 */
-	uint8_t seg;   /* SEG_* of the memory operand */
-	uint8_t len;   /* bytes of guest code, fused ones together */
-	uint8_t width; /* address size in bytes: 2, 4, 8 */
+	uint8_t shift;   /* of the index: 0..3 */
+	uint8_t seg;     /* SEG_* of the memory operand */
+	uint8_t len;     /* bytes of guest code, fused ones together */
+	uint8_t width;   /* address size in bytes: 2, 4, 8 */
 	uint16_t offset; /* from the trace's first byte */
 	uint16_t aux;    /* handler's own */
 };
@@ -68,7 +68,8 @@ void insn_run(struct vcpu *v, const void *code);
 /* What every record of a killed trace does instead: leave with the exact rip. */
 const void *insn_stale(struct vcpu *v, const struct insn *i);
 
-/* Cache of linear code addresses: valid while soft.code_gen or global_gen is what it was when filled. */
+/* Cache of linear code addresses: valid while soft.code_gen or global_gen is what it was when
+ * filled. */
 #define JUMP_BITS 12
 struct jump_entry {
 	uint64_t rip;
@@ -84,60 +85,60 @@ static inline bool jump_valid(const struct vcpu *v, const struct jump_entry *e)
 	return e->gen == v->soft.code_gen || e->gen == v->soft.global_gen;
 }
 
-#define NEXT(v, i) return NULL
+#define NEXT(v, i)    return NULL
 #define JUMP(v, code) return (code)
-#define STOP(v) return insn_exit
+#define STOP(v)       return insn_exit
 
 /* Ends the trace at instruction i with the fault in v->fault. */
-#define FAULT(v, i)                                                            \
-	do {                                                                   \
-		(v)->arch.rip += (i)->offset;                                  \
-		(v)->soft.exit = TRACE_FAULT;                                  \
-		STOP(v);                                                       \
+#define FAULT(v, i)                           \
+	do {                                  \
+		(v)->arch.rip += (i)->offset; \
+		(v)->soft.exit = TRACE_FAULT; \
+		STOP(v);                      \
 	} while (0)
 
 /* As FAULT for a memory operand: a non-canonical stack reference is #SS, not #GP. */
-#define MEMORY_FAULT(v, i)                                                     \
-	do {                                                                   \
-		if ((v)->fault.vector == VEC_GP && (i)->seg == SEG_SS)         \
-			(v)->fault.vector = VEC_SS;                            \
-		FAULT(v, i);                                                   \
+#define MEMORY_FAULT(v, i)                                             \
+	do {                                                           \
+		if ((v)->fault.vector == VEC_GP && (i)->seg == SEG_SS) \
+			(v)->fault.vector = VEC_SS;                    \
+		FAULT(v, i);                                           \
 	} while (0)
 
 /* Leave the trace with arch.rip = target. */
-#define LEAVE(v, where, why)                                                   \
-	do {                                                                   \
-		(v)->arch.rip = (where);                                       \
-		(v)->soft.exit = (why);                                        \
-		STOP(v);                                                       \
+#define LEAVE(v, where, why)             \
+	do {                             \
+		(v)->arch.rip = (where); \
+		(v)->soft.exit = (why);  \
+		STOP(v);                 \
 	} while (0)
 
 /* Go on at a linear code address, wherever it is: the jump cache, else the dispatcher. */
-#define GO(v, where)                                                           \
-	do {                                                                   \
-		uint64_t go_rip = (where);                                     \
-		const struct jump_entry *go_e = jump_slot((v), go_rip);        \
+#define GO(v, where)                                                                 \
+	do {                                                                         \
+		uint64_t go_rip = (where);                                           \
+		const struct jump_entry *go_e = jump_slot((v), go_rip);              \
 		if (unlikely(atomic_load_explicit(&(v)->req, memory_order_relaxed))) \
-			LEAVE(v, go_rip, TRACE_EVENTS);                        \
-		if (unlikely(go_e->rip != go_rip || !jump_valid((v), go_e)))   \
-			LEAVE(v, go_rip, TRACE_NEXT);                          \
-		(v)->arch.rip = go_rip;                                        \
-		JUMP(v, go_e->target);                                         \
+			LEAVE(v, go_rip, TRACE_EVENTS);                              \
+		if (unlikely(go_e->rip != go_rip || !jump_valid((v), go_e)))         \
+			LEAVE(v, go_rip, TRACE_NEXT);                                \
+		(v)->arch.rip = go_rip;                                              \
+		JUMP(v, go_e->target);                                               \
 	} while (0)
 
 /* A branch within the page, delta bytes from the trace's first: by its link. */
-#define GO_LINK(v, i, delta)                                                   \
-	do {                                                                   \
-		uint64_t go_rip = (v)->arch.rip + (uint64_t)(int64_t)(delta);  \
-		const void *go_t = (i)->link;                                  \
+#define GO_LINK(v, i, delta)                                                         \
+	do {                                                                         \
+		uint64_t go_rip = (v)->arch.rip + (uint64_t)(int64_t)(delta);        \
+		const void *go_t = (i)->link;                                        \
 		if (unlikely(atomic_load_explicit(&(v)->req, memory_order_relaxed))) \
-			LEAVE(v, go_rip, TRACE_EVENTS);                        \
-		if (unlikely(!go_t)) {                                          \
-			(v)->soft.link_from = (i);                             \
-			LEAVE(v, go_rip, TRACE_LINK);                          \
-		}                                                              \
-		(v)->arch.rip = go_rip;                                        \
-		JUMP(v, go_t);                                                 \
+			LEAVE(v, go_rip, TRACE_EVENTS);                              \
+		if (unlikely(!go_t)) {                                               \
+			(v)->soft.link_from = (i);                                   \
+			LEAVE(v, go_rip, TRACE_LINK);                                \
+		}                                                                    \
+		(v)->arch.rip = go_rip;                                              \
+		JUMP(v, go_t);                                                       \
 	} while (0)
 
 #define REG(v, off, type) (*(type *)((char *)(v) + (off)))
@@ -174,16 +175,18 @@ int mem_store_slow(struct vcpu *v, uint64_t la, unsigned size); /* from soft.val
 int mem_load_bounce(struct vcpu *v, uint64_t la, unsigned size);
 int mem_store_bounce(struct vcpu *v, uint64_t la, unsigned size);
 
-/* Read-modify-write: fault as a write would, then the value into soft.value; mem_store_slow follows. */
+/* Read-modify-write: fault as a write would, then the value into soft.value; mem_store_slow
+ * follows. */
 int mem_rmw_slow(struct vcpu *v, uint64_t la, unsigned size);
 
-/* Arithmetic flags between soft.flags and arch.rflags. Shared code in src/cpu sees arch.rflags only after flags_to_arch. */
+/* Arithmetic flags between soft.flags and arch.rflags. Shared code in src/cpu sees arch.rflags only
+ * after flags_to_arch. */
 static inline void flags_to_arch(struct vcpu *v)
 {
 	uint64_t f = v->soft.flags;
 
-	v->arch.rflags = (v->arch.rflags & ~(uint64_t)FLAGS_ARITH) | ((f >> 8) & (FLAGS_ARITH & 0xff)) | (f & 1) << 11 |
-			 FLAG_FIXED;
+	v->arch.rflags = (v->arch.rflags & ~(uint64_t)FLAGS_ARITH) |
+			 ((f >> 8) & (FLAGS_ARITH & 0xff)) | (f & 1) << 11 | FLAG_FIXED;
 }
 static inline void flags_from_arch(struct vcpu *v)
 {

@@ -27,14 +27,16 @@ struct interpret {
 	struct decoder decoder;
 	struct native_code *native;
 	struct trace *step; /* scratch for code that cannot be cached */
-	bool window;        /* an interrupt waits for IF: look at events after every instruction that may raise it */
+	bool window; /* an interrupt waits for IF: look at events after every instruction that may
+			raise it */
 };
 
 /* Handlers that belong to no operation. */
 
 const void *insn_fault_imm(struct vcpu *v, const struct insn *i)
 {
-	v->fault = (struct excp){ .vector = (uint8_t)i->imm, .error = (uint32_t)(i->imm >> 8 & 0xffff),
+	v->fault = (struct excp){ .vector = (uint8_t)i->imm,
+				  .error = (uint32_t)(i->imm >> 8 & 0xffff),
 				  .has_error = i->imm >> 40 & 1 };
 	FAULT(v, i);
 }
@@ -115,8 +117,8 @@ static uint64_t linear_rip(const struct vcpu *v)
  * Decodes at rip. The result is cached unless the code is in MMIO space.
  * NULL: the fetch faulted, v->fault says how. The caller has parked.
  */
-static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la, gpa_t gpa, const uint8_t *host,
-			       unsigned most)
+static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la, gpa_t gpa,
+			       const uint8_t *host, unsigned most)
 {
 	uint8_t bytes[TRACE_MAX_BYTES + 32];
 	const uint8_t *host2;
@@ -140,10 +142,11 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 			bytes_copy(bytes, host, avail);
 		else
 			fetch_from_bus(v, gpa, bytes, avail < 15 ? avail : 15);
-		status = decode_trace(&in->decoder, t, v->arch.rip, bytes, host || avail < 15 ? avail : 15,
-				      host ? most : 1);
+		status = decode_trace(&in->decoder, t, v->arch.rip, bytes,
+				      host || avail < 15 ? avail : 15, host ? most : 1);
 		if (status == DECODE_CROSSES) {
-			/* The rest of the instruction is on the next page, which may not be there. */
+			/* The rest of the instruction is on the next page, which may not be there.
+			 */
 			uint64_t next = (la & PAGE_MASK) + PAGE_SIZE;
 
 			if (!(v->soft.mode & MODE_CODE64))
@@ -200,12 +203,14 @@ static struct trace *trace_at(struct vcpu *v, struct interpret *in, unsigned mos
 		bool usable = true;
 
 		if (unlikely(t->gpa2 != ~0ull)) {
-			/* A crossing instruction is what it was only if its second page is the same one. */
+			/* A crossing instruction is what it was only if its second page is the same
+			 * one. */
 			if (mmu_fetch(v, (la & PAGE_MASK) + PAGE_SIZE, &gpa2, &host2))
 				return NULL;
 			usable = (gpa2 & PAGE_MASK) == t->gpa2;
 		}
-		if (!(v->soft.mode & MODE_CODE64) && v->arch.rip + t->bytes - 1 > v->arch.seg[SEG_CS].limit)
+		if (!(v->soft.mode & MODE_CODE64) &&
+		    v->arch.rip + t->bytes - 1 > v->arch.seg[SEG_CS].limit)
 			usable = false;
 		if (likely(usable))
 			return t;
@@ -230,7 +235,8 @@ static bool code_breakpoint(struct vcpu *v)
 	if (v->arch.rflags & FLAG_RF)
 		return false;
 	for (n = 0; n < 4; n++) {
-		if ((v->arch.dr[7] >> (2 * n) & 3) && !(v->arch.dr[7] >> (16 + 4 * n) & 3) && v->arch.dr[n] == la)
+		if ((v->arch.dr[7] >> (2 * n) & 3) && !(v->arch.dr[7] >> (16 + 4 * n) & 3) &&
+		    v->arch.dr[n] == la)
 			hits |= 1ull << n;
 	}
 	if (!hits)
@@ -297,7 +303,9 @@ static void step(struct vcpu *v, struct interpret *in)
 	if (v->arch.shadow == SHADOW_MOV_SS)
 		return; /* traps wait until the next instruction is done too */
 	if ((tf && !(swallow && !(v->arch.rflags & FLAG_TF))) || hits) {
-		v->fault = (struct excp){ .vector = VEC_DB, .type = EXCP_TRAP, .dr6 = hits | (tf ? 1ull << 14 : 0) };
+		v->fault = (struct excp){ .vector = VEC_DB,
+					  .type = EXCP_TRAP,
+					  .dr6 = hits | (tf ? 1ull << 14 : 0) };
 		deliver_fault(v);
 	}
 }
@@ -319,12 +327,13 @@ static bool attend(struct vcpu *v, struct interpret *in, enum vcpu_exit *why)
 		*why = EXIT_REQUEST;
 		return true;
 	}
-	if ((req & ~(uint32_t)(REQ_CODE | REQ_FLUSH)) || in->window || v->arch.activity != ACTIVITY_RUN ||
-	    v->arch.event.pending) {
+	if ((req & ~(uint32_t)(REQ_CODE | REQ_FLUSH)) || in->window ||
+	    v->arch.activity != ACTIVITY_RUN || v->arch.event.pending) {
 		flags_to_arch(v);
 		vcpu_events(v);
 		flags_from_arch(v);
-		/* Polling req at every branch while IF is clear would be slow; we look whenever IF may rise instead. */
+		/* Polling req at every branch while IF is clear would be slow; we look whenever IF
+		 * may rise instead. */
 		in->window = atomic_load_explicit(&v->req, memory_order_relaxed) & REQ_WINDOW;
 		if (in->window)
 			atomic_fetch_and(&v->req, ~(uint32_t)REQ_WINDOW);
@@ -354,7 +363,8 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		from = v->soft.link_from;
 		v->soft.link_from = NULL;
 		if (look || atomic_load_explicit(&v->req, memory_order_relaxed)) {
-			/* An event delivered here moves rip: it is no longer the target of that branch. */
+			/* An event delivered here moves rip: it is no longer the target of that
+			 * branch. */
 			from = NULL;
 			if (attend(v, in, &why))
 				return why;
@@ -362,13 +372,15 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		}
 		if (max_insns != RUN_UNLIMITED && !max_insns--)
 			return EXIT_BUDGET;
-		if (unlikely(max_insns != RUN_UNLIMITED || v->arch.shadow || (v->soft.mode & (MODE_TF | MODE_BREAK)))) {
+		if (unlikely(max_insns != RUN_UNLIMITED || v->arch.shadow ||
+			     (v->soft.mode & (MODE_TF | MODE_BREAK)))) {
 			step(v, in);
 			look = true;
 			continue;
 		}
 		e = jump_slot(v, v->arch.rip);
-		if (!from && e->rip == v->arch.rip && jump_valid(v, e) && v->soft.exit != TRACE_STALE) {
+		if (!from && e->rip == v->arch.rip && jump_valid(v, e) &&
+		    v->soft.exit != TRACE_STALE) {
 			first = e->target;
 			goto run;
 		}
@@ -383,14 +395,16 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		if (!t->dead) {
 			bool global = v->soft.fetch_global && t->gpa2 == ~0ull;
 
-			*e = (struct jump_entry){ v->arch.rip, global ? v->soft.global_gen : v->soft.code_gen,
+			*e = (struct jump_entry){ v->arch.rip,
+						  global ? v->soft.global_gen : v->soft.code_gen,
 						  code };
-			/* decode_at may have emptied the pool and with it the branch we came from. */
+			/* decode_at may have emptied the pool and with it the branch we came from.
+			 */
 			if (from && flushes == in->cache.flushes && t->gpa2 == ~0ull)
 				((struct insn *)(uintptr_t)from)->link = code;
 		}
 		first = code;
-run:
+	run:
 		v->arch.rflags &= ~(uint64_t)FLAG_RF;
 		vcpu_fp_load(v);
 		insn_run(v, first);
@@ -422,7 +436,8 @@ static int interpret_open(struct vcpu *v, const char **error)
 		goto fail_cache;
 	in->step = malloc(sizeof(struct trace) + (TRACE_MAX_INSNS + 1) * sizeof(struct insn));
 	v->soft.mmu = mmu_new(&in->cache.listener);
-	if (!in->step || !v->soft.mmu || native_code_cover(in->native, in->cache.code.rx, in->cache.code.bytes))
+	if (!in->step || !v->soft.mmu ||
+	    native_code_cover(in->native, in->cache.code.rx, in->cache.code.bytes))
 		goto fail_all;
 	decoder_init(&in->decoder, v, &in->cache, in->native);
 	v->soft.jumps = in->cache.jumps;

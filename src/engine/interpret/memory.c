@@ -13,7 +13,8 @@ int insn_linear(struct vcpu *v, const struct insn *i, unsigned size, bool write)
 	if (i->width != 8)
 		ea &= i->width == 4 ? 0xffffffffu : 0xffffu;
 	if (v->soft.mode & MODE_CODE64) {
-		v->soft.la = ea + (i->seg == SEG_FS || i->seg == SEG_GS ? v->arch.seg[i->seg].base : 0);
+		v->soft.la =
+			ea + (i->seg == SEG_FS || i->seg == SEG_GS ? v->arch.seg[i->seg].base : 0);
 		return 0;
 	}
 	if ((v->soft.flat >> i->seg & 1) && ea + size - 1 <= 0xffffffffu) {

@@ -8,7 +8,8 @@
  * moves by whole operands first (SDM 2A, BT), `delta` bytes from where it is
  * encoded.
  */
-static int bit_linear(struct vcpu *v, const struct insn *i, int64_t delta, unsigned size, bool write)
+static int bit_linear(struct vcpu *v, const struct insn *i, int64_t delta, unsigned size,
+		      bool write)
 {
 	struct insn moved;
 
@@ -24,88 +25,93 @@ static int bit_linear(struct vcpu *v, const struct insn *i, int64_t delta, unsig
 		moved.disp = (int32_t)(i->disp + delta);
 		return insn_linear(v, &moved, size, write);
 	}
-	/* A displacement beyond 32 bits exists only in 64-bit mode, where linear addresses just add. */
+	/* A displacement beyond 32 bits exists only in 64-bit mode, where linear addresses just
+	 * add. */
 	if (insn_linear(v, &moved, size, write))
 		return -1;
 	v->soft.la += (uint64_t)delta;
 	return 0;
 }
 
-#define BIT_COMPUTE(op, s, d, b, fl)                                           \
-	__asm__(FLAGS_IN op s " %[bit], %[dst]" CAPTURE                        \
-		: [dst] "+r"(d), "=&a"(fl) : "1"((uint32_t)v->soft.flags), [bit] "r"(b) : "cc")
+#define BIT_COMPUTE(op, s, d, b, fl)                         \
+	__asm__(FLAGS_IN op s " %[bit], %[dst]" CAPTURE      \
+		: [dst] "+r"(d), "=&a"(fl)                   \
+		: "1"((uint32_t)v->soft.flags), [bit] "r"(b) \
+		: "cc")
 
-#define BIT(name, op, s, S, T, ST, LOG, writes)                                \
-	static const void *name##_rr_##S(struct vcpu *v, const struct insn *i)        \
-	{                                                                      \
-		T d = REG(v, i->dst, T), b = REG(v, i->src, T);                \
-		uint32_t fl;                                                   \
-		BIT_COMPUTE(op, s, d, b, fl);                                  \
-		FLAGS(fl);                                                     \
-		if (writes)                                                    \
-			SET(T, i->dst, d);                                     \
-		NEXT(v, i);                                                    \
-	}                                                                      \
-	static const void *name##_ri_##S(struct vcpu *v, const struct insn *i)        \
-	{                                                                      \
-		T d = REG(v, i->dst, T), b = (T)(i->imm & (sizeof(T) * 8 - 1)); \
-		uint32_t fl;                                                   \
-		BIT_COMPUTE(op, s, d, b, fl);                                  \
-		FLAGS(fl);                                                     \
-		if (writes)                                                    \
-			SET(T, i->dst, d);                                     \
-		NEXT(v, i);                                                    \
-	}                                                                      \
-	BIT_MEMORY(name, op, s, S, T, writes, gr,                              \
+#define BIT(name, op, s, S, T, ST, LOG, writes)                                               \
+	static const void *name##_rr_##S(struct vcpu *v, const struct insn *i)                \
+	{                                                                                     \
+		T d = REG(v, i->dst, T), b = REG(v, i->src, T);                               \
+		uint32_t fl;                                                                  \
+		BIT_COMPUTE(op, s, d, b, fl);                                                 \
+		FLAGS(fl);                                                                    \
+		if (writes)                                                                   \
+			SET(T, i->dst, d);                                                    \
+		NEXT(v, i);                                                                   \
+	}                                                                                     \
+	static const void *name##_ri_##S(struct vcpu *v, const struct insn *i)                \
+	{                                                                                     \
+		T d = REG(v, i->dst, T), b = (T)(i->imm & (sizeof(T) * 8 - 1));               \
+		uint32_t fl;                                                                  \
+		BIT_COMPUTE(op, s, d, b, fl);                                                 \
+		FLAGS(fl);                                                                    \
+		if (writes)                                                                   \
+			SET(T, i->dst, d);                                                    \
+		NEXT(v, i);                                                                   \
+	}                                                                                     \
+	BIT_MEMORY(name, op, s, S, T, writes, gr,                                             \
 		   int64_t delta = (int64_t)(REG(v, i->src, ST) >> LOG) * (int64_t)sizeof(T); \
-		   T b = REG(v, i->src, T) & (sizeof(T) * 8 - 1), bit_linear(v, i, delta, sizeof(T), writes)) \
-	BIT_MEMORY(name, op, s, S, T, writes, gi, T b = (T)(i->imm & (sizeof(T) * 8 - 1)), \
+		   T b = REG(v, i->src, T) & (sizeof(T) * 8 - 1),                             \
+		   bit_linear(v, i, delta, sizeof(T), writes))                                \
+	BIT_MEMORY(name, op, s, S, T, writes, gi, T b = (T)(i->imm & (sizeof(T) * 8 - 1)),    \
 		   insn_linear(v, i, sizeof(T), writes))
-#define BIT_MEMORY(name, op, s, S, T, writes, suffix, declare, address)        \
-	static const void *name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
-	{                                                                      \
-		declare;                                                       \
-		T d;                                                           \
-		uint64_t la;                                                   \
-		uint32_t fl;                                                   \
-		if (unlikely(address))                                         \
-			FAULT(v, i);                                           \
-		la = v->soft.la;                                               \
-		if (writes) {                                                  \
-			T *p = tlb_write_ptr(v, la, sizeof(T));                \
-			if (likely(p)) {                                       \
-				T old = *(volatile T *)p;                      \
-				for (;;) { /* atomic for LOCK; harmless without */ \
-					d = old;                               \
-					BIT_COMPUTE(op, s, d, b, fl);          \
-					if (!i->aux) {                         \
-						*(volatile T *)p = d;          \
-						break;                         \
-					}                                      \
-					if (__atomic_compare_exchange_n(p, &old, d, false, __ATOMIC_SEQ_CST, \
+#define BIT_MEMORY(name, op, s, S, T, writes, suffix, declare, address)                    \
+	static const void *name##_##suffix##_##S(struct vcpu *v, const struct insn *i)     \
+	{                                                                                  \
+		declare;                                                                   \
+		T d;                                                                       \
+		uint64_t la;                                                               \
+		uint32_t fl;                                                               \
+		if (unlikely(address))                                                     \
+			FAULT(v, i);                                                       \
+		la = v->soft.la;                                                           \
+		if (writes) {                                                              \
+			T *p = tlb_write_ptr(v, la, sizeof(T));                            \
+			if (likely(p)) {                                                   \
+				T old = *(volatile T *)p;                                  \
+				for (;;) { /* atomic for LOCK; harmless without */         \
+					d = old;                                           \
+					BIT_COMPUTE(op, s, d, b, fl);                      \
+					if (!i->aux) {                                     \
+						*(volatile T *)p = d;                      \
+						break;                                     \
+					}                                                  \
+					if (__atomic_compare_exchange_n(p, &old, d, false, \
+									__ATOMIC_SEQ_CST,  \
 									__ATOMIC_SEQ_CST)) \
-						break;                         \
-				}                                              \
-				FLAGS(fl);                                     \
-				NEXT(v, i);                                    \
-			}                                                      \
-			if (mem_rmw_slow(v, la, sizeof(T)))                    \
-				MEMORY_FAULT(v, i);                            \
-			d = (T)v->soft.value;                                  \
-			BIT_COMPUTE(op, s, d, b, fl);                          \
-			v->soft.value = d;                                     \
-			if (mem_store_slow(v, la, sizeof(T)))                  \
-				MEMORY_FAULT(v, i);                            \
-		} else {                                                       \
-			LOAD(T, d);                                            \
-			BIT_COMPUTE(op, s, d, b, fl);                          \
-		}                                                              \
-		FLAGS(fl);                                                     \
-		NEXT(v, i);                                                    \
+						break;                                     \
+				}                                                          \
+				FLAGS(fl);                                                 \
+				NEXT(v, i);                                                \
+			}                                                                  \
+			if (mem_rmw_slow(v, la, sizeof(T)))                                \
+				MEMORY_FAULT(v, i);                                        \
+			d = (T)v->soft.value;                                              \
+			BIT_COMPUTE(op, s, d, b, fl);                                      \
+			v->soft.value = d;                                                 \
+			if (mem_store_slow(v, la, sizeof(T)))                              \
+				MEMORY_FAULT(v, i);                                        \
+		} else {                                                                   \
+			LOAD(T, d);                                                        \
+			BIT_COMPUTE(op, s, d, b, fl);                                      \
+		}                                                                          \
+		FLAGS(fl);                                                                 \
+		NEXT(v, i);                                                                \
 	}
-#define BIT3(name, op, writes)                                                 \
-	BIT(name, op, "w", 1, uint16_t, int16_t, 4, writes)                    \
-	BIT(name, op, "l", 2, uint32_t, int32_t, 5, writes)                    \
+#define BIT3(name, op, writes)                              \
+	BIT(name, op, "w", 1, uint16_t, int16_t, 4, writes) \
+	BIT(name, op, "l", 2, uint32_t, int32_t, 5, writes) \
 	BIT(name, op, "q", 3, uint64_t, int64_t, 6, writes)
 BIT3(bt, "bt", false)
 BIT3(bts, "bts", true)
@@ -114,37 +120,54 @@ BIT3(btc, "btc", true)
 
 insn_handler *bit_handler(enum bit_op op, enum form form, unsigned size_log)
 {
-#define ROW(n, S) { n##_rr_##S, n##_ri_##S, n##_gr_##S, n##_gi_##S }
-#define ROWS(n) { ROW(n, 1), ROW(n, 2), ROW(n, 3) }
+#define ROW(n, S)                                              \
+	{                                                      \
+		n##_rr_##S, n##_ri_##S, n##_gr_##S, n##_gi_##S \
+	}
+#define ROWS(n)                                 \
+	{                                       \
+		ROW(n, 1), ROW(n, 2), ROW(n, 3) \
+	}
 	static insn_handler *const table[BIT_OPS][3][4] = {
-		[BIT_TEST] = ROWS(bt), [BIT_SET] = ROWS(bts), [BIT_RESET] = ROWS(btr), [BIT_COMPLEMENT] = ROWS(btc),
+		[BIT_TEST] = ROWS(bt),
+		[BIT_SET] = ROWS(bts),
+		[BIT_RESET] = ROWS(btr),
+		[BIT_COMPLEMENT] = ROWS(btc),
 	};
-	unsigned column = form == FORM_RR ? 0 : form == FORM_RI ? 1 : form == FORM_GR || form == FORM_LR ? 2 : 3;
+	unsigned column = form == FORM_RR                      ? 0
+			  : form == FORM_RI                    ? 1
+			  : form == FORM_GR || form == FORM_LR ? 2
+							       : 3;
 
 	return table[op][size_log - 1][column];
 }
 
-/* A zero source leaves the destination as it was: the host's own behaviour, and what kernels rely on. */
+/* A zero source leaves the destination as it was: the host's own behaviour, and what kernels rely
+ * on. */
 #define SCAN(name, op, s, S, T)                                                \
-	static const void *name##_rr_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_rr_##S(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		T d = REG(v, i->dst, T), src = REG(v, i->src, T);              \
 		uint32_t fl;                                                   \
 		__asm__(FLAGS_IN op s " %[src], %[dst]" CAPTURE                \
-			: [dst] "+r"(d), "=&a"(fl) : "1"((uint32_t)v->soft.flags), [src] "r"(src) : "cc"); \
+			: [dst] "+r"(d), "=&a"(fl)                             \
+			: "1"((uint32_t)v->soft.flags), [src] "r"(src)         \
+			: "cc");                                               \
 		FLAGS(fl);                                                     \
 		if (src)                                                       \
 			SET(T, i->dst, d);                                     \
 		NEXT(v, i);                                                    \
 	}                                                                      \
-	static const void *name##_rg_##S(struct vcpu *v, const struct insn *i)        \
+	static const void *name##_rg_##S(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
 		T d = REG(v, i->dst, T), src;                                  \
 		uint32_t fl;                                                   \
 		ADDRESS_G(T, false);                                           \
 		LOAD(T, src);                                                  \
 		__asm__(FLAGS_IN op s " %[src], %[dst]" CAPTURE                \
-			: [dst] "+r"(d), "=&a"(fl) : "1"((uint32_t)v->soft.flags), [src] "r"(src) : "cc"); \
+			: [dst] "+r"(d), "=&a"(fl)                             \
+			: "1"((uint32_t)v->soft.flags), [src] "r"(src)         \
+			: "cc");                                               \
 		FLAGS(fl);                                                     \
 		if (src)                                                       \
 			SET(T, i->dst, d);                                     \
@@ -167,47 +190,53 @@ insn_handler *bitscan_handler(bool reverse, enum form form, unsigned size_log)
 	return table[reverse][form != FORM_RR][size_log - 1];
 }
 
-/* CMPXCHG: the destination is written in either case; LOCK or not, plain RAM takes the host's atomic form. */
-#define CMPXCHG(s, S, T)                                                       \
-	static inline uint32_t compare_##S(T a, T d)                           \
-	{                                                                      \
-		uint32_t fl;                                                   \
-		__asm__("cmp" s " %[d], %[a]" CAPTURE : "=&a"(fl) : [a] "q"(a), [d] "q"(d) : "cc"); \
-		return fl;                                                     \
-	}                                                                      \
-	static const void *cmpxchg_rr_##S(struct vcpu *v, const struct insn *i)       \
-	{                                                                      \
-		T a = REG(v, RAX * 8, T), d = REG(v, i->dst, T);               \
-		FLAGS(compare_##S(a, d));                                      \
-		if (a == d)                                                    \
-			SET(T, i->dst, REG(v, i->src, T));                     \
-		else                                                           \
-			SET(T, RAX * 8, d);                                    \
-		NEXT(v, i);                                                    \
-	}                                                                      \
-	static const void *cmpxchg_lr_##S(struct vcpu *v, const struct insn *i)       \
-	{                                                                      \
-		T a = REG(v, RAX * 8, T), s_ = REG(v, i->src, T), d;           \
-		ADDRESS_G(T, true);                                            \
-		T *p = tlb_write_ptr(v, la, sizeof(T));                        \
-		if (likely(p)) {                                               \
-			uint64_t out = a;                                      \
-			__asm__ volatile("lock cmpxchg" s " %[source], %[m]"        \
-					 : "+a"(out), [m] "+m"(*p) : [source] "q"(s_) : "cc", "memory"); \
-			d = (T)out;                                            \
-		} else {                                                       \
-			if (mem_rmw_slow(v, la, sizeof(T)))                    \
-				MEMORY_FAULT(v, i);                            \
-			d = (T)v->soft.value;                                  \
-			if (d == a)                                            \
-				v->soft.value = s_;                            \
-			if (mem_store_slow(v, la, sizeof(T)))                  \
-				MEMORY_FAULT(v, i);                            \
-		}                                                              \
-		FLAGS(compare_##S(a, d));                                      \
-		if (a != d)                                                    \
-			SET(T, RAX * 8, d);                                    \
-		NEXT(v, i);                                                    \
+/* CMPXCHG: the destination is written in either case; LOCK or not, plain RAM takes the host's
+ * atomic form. */
+#define CMPXCHG(s, S, T)                                                        \
+	static inline uint32_t compare_##S(T a, T d)                            \
+	{                                                                       \
+		uint32_t fl;                                                    \
+		__asm__("cmp" s " %[d], %[a]" CAPTURE                           \
+			: "=&a"(fl)                                             \
+			: [a] "q"(a), [d] "q"(d)                                \
+			: "cc");                                                \
+		return fl;                                                      \
+	}                                                                       \
+	static const void *cmpxchg_rr_##S(struct vcpu *v, const struct insn *i) \
+	{                                                                       \
+		T a = REG(v, RAX * 8, T), d = REG(v, i->dst, T);                \
+		FLAGS(compare_##S(a, d));                                       \
+		if (a == d)                                                     \
+			SET(T, i->dst, REG(v, i->src, T));                      \
+		else                                                            \
+			SET(T, RAX * 8, d);                                     \
+		NEXT(v, i);                                                     \
+	}                                                                       \
+	static const void *cmpxchg_lr_##S(struct vcpu *v, const struct insn *i) \
+	{                                                                       \
+		T a = REG(v, RAX * 8, T), s_ = REG(v, i->src, T), d;            \
+		ADDRESS_G(T, true);                                             \
+		T *p = tlb_write_ptr(v, la, sizeof(T));                         \
+		if (likely(p)) {                                                \
+			uint64_t out = a;                                       \
+			__asm__ volatile("lock cmpxchg" s " %[source], %[m]"    \
+					 : "+a"(out), [m] "+m"(*p)              \
+					 : [source] "q"(s_)                     \
+					 : "cc", "memory");                     \
+			d = (T)out;                                             \
+		} else {                                                        \
+			if (mem_rmw_slow(v, la, sizeof(T)))                     \
+				MEMORY_FAULT(v, i);                             \
+			d = (T)v->soft.value;                                   \
+			if (d == a)                                             \
+				v->soft.value = s_;                             \
+			if (mem_store_slow(v, la, sizeof(T)))                   \
+				MEMORY_FAULT(v, i);                             \
+		}                                                               \
+		FLAGS(compare_##S(a, d));                                       \
+		if (a != d)                                                     \
+			SET(T, RAX * 8, d);                                     \
+		NEXT(v, i);                                                     \
 	}
 CMPXCHG("b", 0, uint8_t)
 CMPXCHG("w", 1, uint16_t)
@@ -224,40 +253,43 @@ insn_handler *cmpxchg_handler(enum form form, unsigned size_log)
 	return table[form != FORM_RR][size_log];
 }
 
-#define XADD(s, S, T)                                                          \
-	static inline T sum_##S(struct vcpu *v, T d, T s_)                     \
-	{                                                                      \
-		uint32_t fl;                                                   \
-		__asm__("add" s " %[source], %[d]" CAPTURE : [d] "+q"(d), "=&a"(fl) : [source] "q"(s_) : "cc"); \
-		FLAGS(fl);                                                     \
-		return d;                                                      \
-	}                                                                      \
-	static const void *xadd_rr_##S(struct vcpu *v, const struct insn *i)          \
-	{                                                                      \
-		T d = REG(v, i->dst, T), s_ = REG(v, i->src, T);               \
-		T sum = sum_##S(v, d, s_);                                     \
-		SET(T, i->src, d);                                             \
-		SET(T, i->dst, sum);                                           \
-		NEXT(v, i);                                                    \
-	}                                                                      \
-	static const void *xadd_lr_##S(struct vcpu *v, const struct insn *i)          \
-	{                                                                      \
-		T s_ = REG(v, i->src, T), d;                                   \
-		ADDRESS_G(T, true);                                            \
-		T *p = tlb_write_ptr(v, la, sizeof(T));                        \
-		if (likely(p)) {                                               \
-			d = __atomic_fetch_add(p, s_, __ATOMIC_SEQ_CST);       \
-		} else {                                                       \
-			if (mem_rmw_slow(v, la, sizeof(T)))                    \
-				MEMORY_FAULT(v, i);                            \
-			d = (T)v->soft.value;                                  \
-			v->soft.value = (T)(d + s_);                           \
-			if (mem_store_slow(v, la, sizeof(T)))                  \
-				MEMORY_FAULT(v, i);                            \
-		}                                                              \
-		sum_##S(v, d, s_);                                             \
-		SET(T, i->src, d);                                             \
-		NEXT(v, i);                                                    \
+#define XADD(s, S, T)                                                        \
+	static inline T sum_##S(struct vcpu *v, T d, T s_)                   \
+	{                                                                    \
+		uint32_t fl;                                                 \
+		__asm__("add" s " %[source], %[d]" CAPTURE                   \
+			: [d] "+q"(d), "=&a"(fl)                             \
+			: [source] "q"(s_)                                   \
+			: "cc");                                             \
+		FLAGS(fl);                                                   \
+		return d;                                                    \
+	}                                                                    \
+	static const void *xadd_rr_##S(struct vcpu *v, const struct insn *i) \
+	{                                                                    \
+		T d = REG(v, i->dst, T), s_ = REG(v, i->src, T);             \
+		T sum = sum_##S(v, d, s_);                                   \
+		SET(T, i->src, d);                                           \
+		SET(T, i->dst, sum);                                         \
+		NEXT(v, i);                                                  \
+	}                                                                    \
+	static const void *xadd_lr_##S(struct vcpu *v, const struct insn *i) \
+	{                                                                    \
+		T s_ = REG(v, i->src, T), d;                                 \
+		ADDRESS_G(T, true);                                          \
+		T *p = tlb_write_ptr(v, la, sizeof(T));                      \
+		if (likely(p)) {                                             \
+			d = __atomic_fetch_add(p, s_, __ATOMIC_SEQ_CST);     \
+		} else {                                                     \
+			if (mem_rmw_slow(v, la, sizeof(T)))                  \
+				MEMORY_FAULT(v, i);                          \
+			d = (T)v->soft.value;                                \
+			v->soft.value = (T)(d + s_);                         \
+			if (mem_store_slow(v, la, sizeof(T)))                \
+				MEMORY_FAULT(v, i);                          \
+		}                                                            \
+		sum_##S(v, d, s_);                                           \
+		SET(T, i->src, d);                                           \
+		NEXT(v, i);                                                  \
 	}
 XADD("b", 0, uint8_t)
 XADD("w", 1, uint16_t)

@@ -20,14 +20,14 @@ static inline uint64_t next_rip(const struct vcpu *v, const struct insn *i)
 }
 
 /* 16- and 32-bit code: wrap, check the limit, go. */
-#define GO_NARROW(v, i, target)                                                \
-	do {                                                                   \
+#define GO_NARROW(v, i, target)                                                          \
+	do {                                                                             \
 		uint64_t narrow_ = (target) & ((i)->width == 2 ? 0xffffu : 0xffffffffu); \
-		if (unlikely(narrow_ > (v)->arch.seg[SEG_CS].limit)) {         \
-			excp_gp(v, 0);                                         \
-			FAULT(v, i);                                           \
-		}                                                              \
-		GO(v, narrow_);                                                \
+		if (unlikely(narrow_ > (v)->arch.seg[SEG_CS].limit)) {                   \
+			excp_gp(v, 0);                                                   \
+			FAULT(v, i);                                                     \
+		}                                                                        \
+		GO(v, narrow_);                                                          \
 	} while (0)
 
 static const void *jump_near(struct vcpu *v, const struct insn *i)
@@ -60,27 +60,27 @@ insn_handler *end_handler(bool near, bool code64)
 	return !code64 ? end_narrow : near ? jump_near : jump_far_page;
 }
 
-#define JCC(cc)                                                                \
-	static const void *j##cc##_near(struct vcpu *v, const struct insn *i)         \
-	{                                                                      \
-		unsigned f = v->soft.flags;                                    \
-		if (COND_##cc(f))                                              \
-			GO_LINK(v, i, i->disp);                                \
-		NEXT(v, i);                                                    \
-	}                                                                      \
-	static const void *j##cc##_far(struct vcpu *v, const struct insn *i)          \
-	{                                                                      \
-		unsigned f = v->soft.flags;                                    \
-		if (COND_##cc(f))                                              \
-			GO(v, v->arch.rip + (uint64_t)(int64_t)i->disp);       \
-		NEXT(v, i);                                                    \
-	}                                                                      \
-	static const void *j##cc##_narrow(struct vcpu *v, const struct insn *i)       \
-	{                                                                      \
-		unsigned f = v->soft.flags;                                    \
-		if (COND_##cc(f))                                              \
+#define JCC(cc)                                                                    \
+	static const void *j##cc##_near(struct vcpu *v, const struct insn *i)      \
+	{                                                                          \
+		unsigned f = v->soft.flags;                                        \
+		if (COND_##cc(f))                                                  \
+			GO_LINK(v, i, i->disp);                                    \
+		NEXT(v, i);                                                        \
+	}                                                                          \
+	static const void *j##cc##_far(struct vcpu *v, const struct insn *i)       \
+	{                                                                          \
+		unsigned f = v->soft.flags;                                        \
+		if (COND_##cc(f))                                                  \
+			GO(v, v->arch.rip + (uint64_t)(int64_t)i->disp);           \
+		NEXT(v, i);                                                        \
+	}                                                                          \
+	static const void *j##cc##_narrow(struct vcpu *v, const struct insn *i)    \
+	{                                                                          \
+		unsigned f = v->soft.flags;                                        \
+		if (COND_##cc(f))                                                  \
 			GO_NARROW(v, i, v->arch.rip + (uint64_t)(int64_t)i->disp); \
-		NEXT(v, i);                                                    \
+		NEXT(v, i);                                                        \
 	}
 CONDITIONS(JCC)
 
@@ -93,16 +93,16 @@ insn_handler *jcc_handler(unsigned cc, bool near, bool code64)
 }
 
 /* Calls. */
-#define PUSH_RETURN                                                            \
-	do {                                                                   \
-		uint64_t la = REG(v, RSP * 8, uint64_t) - 8;                   \
-		volatile uint64_t *p = tlb_write_ptr(v, la, 8);                \
-		if (likely(p)) {                                               \
-			*p = next_rip(v, i);                                   \
-			REG(v, RSP * 8, uint64_t) = la;                        \
-		} else if (near_push(v, next_rip(v, i), 8)) {                 \
-			FAULT(v, i);                                           \
-		}                                                              \
+#define PUSH_RETURN                                             \
+	do {                                                    \
+		uint64_t la = REG(v, RSP * 8, uint64_t) - 8;    \
+		volatile uint64_t *p = tlb_write_ptr(v, la, 8); \
+		if (likely(p)) {                                \
+			*p = next_rip(v, i);                    \
+			REG(v, RSP * 8, uint64_t) = la;         \
+		} else if (near_push(v, next_rip(v, i), 8)) {   \
+			FAULT(v, i);                            \
+		}                                               \
 	} while (0)
 
 static const void *call_near(struct vcpu *v, const struct insn *i)
@@ -134,12 +134,12 @@ insn_handler *call_handler(bool near, bool code64)
 }
 
 /* Indirect targets. A non-canonical one faults here, before the branch. */
-#define CHECK_CANONICAL(target)                                                \
-	do {                                                                   \
-		if (unlikely(!address_canonical(target))) {                    \
-			excp_gp(v, 0);                                         \
-			FAULT(v, i);                                           \
-		}                                                              \
+#define CHECK_CANONICAL(target)                             \
+	do {                                                \
+		if (unlikely(!address_canonical(target))) { \
+			excp_gp(v, 0);                      \
+			FAULT(v, i);                        \
+		}                                           \
 	} while (0)
 
 static const void *jump_reg(struct vcpu *v, const struct insn *i)
@@ -228,7 +228,8 @@ static const void *call_mem(struct vcpu *v, const struct insn *i)
 	PUSH_RETURN;
 	GO(v, target);
 }
-static const void *call_any_narrow(struct vcpu *v, const struct insn *i, uint64_t target, unsigned size)
+static const void *call_any_narrow(struct vcpu *v, const struct insn *i, uint64_t target,
+				   unsigned size)
 {
 	target &= size == 2 ? 0xffffu : 0xffffffffu;
 	if (target > v->arch.seg[SEG_CS].limit) {
@@ -318,21 +319,21 @@ static void count_down(struct vcpu *v, const struct insn *i)
 	else
 		REG(v, RCX * 8, uint16_t)--;
 }
-#define TAKE                                                                   \
-	do {                                                                   \
-		if (v->soft.mode & MODE_CODE64)                                \
-			GO(v, v->arch.rip + (uint64_t)(int64_t)i->disp);       \
-		GO_NARROW(v, i, v->arch.rip + (uint64_t)(int64_t)i->disp);     \
+#define TAKE                                                               \
+	do {                                                               \
+		if (v->soft.mode & MODE_CODE64)                            \
+			GO(v, v->arch.rip + (uint64_t)(int64_t)i->disp);   \
+		GO_NARROW(v, i, v->arch.rip + (uint64_t)(int64_t)i->disp); \
 	} while (0)
-#define LOOP(name, condition)                                                  \
-	static const void *name(struct vcpu *v, const struct insn *i)                 \
-	{                                                                      \
-		unsigned f = v->soft.flags;                                    \
-		(void)f;                                                       \
-		count_down(v, i);                                              \
-		if ((v->arch.gpr[RCX] & count_mask(i)) && (condition))         \
-			TAKE;                                                  \
-		NEXT(v, i);                                                    \
+#define LOOP(name, condition)                                          \
+	static const void *name(struct vcpu *v, const struct insn *i)  \
+	{                                                              \
+		unsigned f = v->soft.flags;                            \
+		(void)f;                                               \
+		count_down(v, i);                                      \
+		if ((v->arch.gpr[RCX] & count_mask(i)) && (condition)) \
+			TAKE;                                          \
+		NEXT(v, i);                                            \
 	}
 LOOP(loopne, COND_ne(f))
 LOOP(loope, COND_e(f))

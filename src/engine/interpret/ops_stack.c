@@ -13,9 +13,9 @@
 /* A push of `size` bytes in any mode. */
 int near_push(struct vcpu *v, uint64_t value, unsigned size)
 {
-	uint64_t mask = (v->soft.mode & MODE_CODE64)	? ~0ull :
-			(v->soft.mode & MODE_STACK32) ? 0xffffffffu :
-							0xffffu;
+	uint64_t mask = (v->soft.mode & MODE_CODE64)    ? ~0ull
+			: (v->soft.mode & MODE_STACK32) ? 0xffffffffu
+							: 0xffffu;
 	uint64_t sp = (v->arch.gpr[RSP] - size) & mask, la = sp;
 
 	if (!(v->soft.mode & MODE_CODE64)) {
@@ -35,9 +35,9 @@ int near_push(struct vcpu *v, uint64_t value, unsigned size)
 
 int near_peek(struct vcpu *v, unsigned size)
 {
-	uint64_t mask = (v->soft.mode & MODE_CODE64)	? ~0ull :
-			(v->soft.mode & MODE_STACK32) ? 0xffffffffu :
-							0xffffu;
+	uint64_t mask = (v->soft.mode & MODE_CODE64)    ? ~0ull
+			: (v->soft.mode & MODE_STACK32) ? 0xffffffffu
+							: 0xffffu;
 	uint64_t la = v->arch.gpr[RSP] & mask;
 
 	if (!(v->soft.mode & MODE_CODE64)) {
@@ -55,9 +55,9 @@ int near_peek(struct vcpu *v, unsigned size)
 
 void near_release(struct vcpu *v, unsigned size)
 {
-	uint64_t mask = (v->soft.mode & MODE_CODE64)	? ~0ull :
-			(v->soft.mode & MODE_STACK32) ? 0xffffffffu :
-							0xffffu;
+	uint64_t mask = (v->soft.mode & MODE_CODE64)    ? ~0ull
+			: (v->soft.mode & MODE_STACK32) ? 0xffffffffu
+							: 0xffffu;
 
 	v->arch.gpr[RSP] = (v->arch.gpr[RSP] & ~mask) | ((v->arch.gpr[RSP] + size) & mask);
 }
@@ -124,16 +124,17 @@ static const void *pop_mem_any(struct vcpu *v, const struct insn *i)
 
 /* 64-bit mode, 8 bytes. */
 static const void *push_slow(struct vcpu *v, const struct insn *i);
-#define PUSH(name, source)                                                     \
-	static const void *name(struct vcpu *v, const struct insn *i)                 \
-	{                                                                      \
-		uint64_t la = RSP64 - 8;                                       \
-		const struct tlb_entry *e = &v->soft.tlb_write[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)]; \
-		if (unlikely(e->tag != ((la + 7) & PAGE_MASK)))                \
-			return name##_slow(v, i);                              \
-		*(volatile uint64_t *)(la + e->addend) = source;               \
-		RSP64 = la;                                                    \
-		NEXT(v, i);                                                    \
+#define PUSH(name, source)                                                       \
+	static const void *name(struct vcpu *v, const struct insn *i)            \
+	{                                                                        \
+		uint64_t la = RSP64 - 8;                                         \
+		const struct tlb_entry *e =                                      \
+			&v->soft.tlb_write[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)]; \
+		if (unlikely(e->tag != ((la + 7) & PAGE_MASK)))                  \
+			return name##_slow(v, i);                                \
+		*(volatile uint64_t *)(la + e->addend) = source;                 \
+		RSP64 = la;                                                      \
+		NEXT(v, i);                                                      \
 	}
 static const void *push_slow(struct vcpu *v, const struct insn *i)
 {

@@ -15,10 +15,10 @@
 enum { REP_NONE, REP_E, REP_NE };
 
 struct ends {
-	uint64_t mask;  /* of RSI, RDI, RCX by address size */
+	uint64_t mask; /* of RSI, RDI, RCX by address size */
 	bool backward;
-	bool plain;     /* offsets are linear addresses up to a base: chunks need no segment checks */
-	uint64_t base;  /* of the source segment when plain */
+	bool plain; /* offsets are linear addresses up to a base: chunks need no segment checks */
+	uint64_t base; /* of the source segment when plain */
 };
 
 static inline uint64_t reg_masked(const struct vcpu *v, unsigned reg, uint64_t mask)
@@ -76,7 +76,8 @@ static inline uint64_t run_length(uint64_t la, uint64_t offset, const struct end
 	return n < wrap ? n : wrap;
 }
 
-static inline void advance(struct vcpu *v, unsigned reg, uint64_t elements, const struct ends *e, unsigned size)
+static inline void advance(struct vcpu *v, unsigned reg, uint64_t elements, const struct ends *e,
+			   unsigned size)
 {
 	uint64_t delta = elements * size;
 
@@ -84,7 +85,8 @@ static inline void advance(struct vcpu *v, unsigned reg, uint64_t elements, cons
 }
 
 /* One element's address with all checks: linear in v->soft.la. */
-static inline int element_linear(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write)
+static inline int element_linear(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size,
+				 bool write)
 {
 	if (v->soft.mode & MODE_CODE64) {
 		v->soft.la = offset + (seg == SEG_FS || seg == SEG_GS ? v->arch.seg[seg].base : 0);
@@ -106,45 +108,47 @@ static inline void narrow_registers(struct vcpu *v, bool si, bool di)
  * A fault in a repeated comparison leaves the flags of before the instruction,
  * not of the element before (SDM 2, REP).
  */
-#define COMPARE_FAULT(seg_)                                                    \
-	do {                                                                   \
-		v->soft.flags = flags_before;                                  \
-		if (v->fault.vector == VEC_GP && (seg_) == SEG_SS)             \
-			v->fault.vector = VEC_SS;                              \
-		FAULT(v, i);                                                   \
+#define COMPARE_FAULT(seg_)                                        \
+	do {                                                       \
+		v->soft.flags = flags_before;                      \
+		if (v->fault.vector == VEC_GP && (seg_) == SEG_SS) \
+			v->fault.vector = VEC_SS;                  \
+		FAULT(v, i);                                       \
 	} while (0)
-#define COMPARE_LOAD(T, val, seg_, reg_)                                       \
-	do {                                                                   \
-		uint64_t la;                                                   \
-		const volatile T *p_;                                          \
+#define COMPARE_LOAD(T, val, seg_, reg_)                                                      \
+	do {                                                                                  \
+		uint64_t la;                                                                  \
+		const volatile T *p_;                                                         \
 		if (element_linear(v, seg_, reg_masked(v, reg_, e.mask), sizeof(T), false)) { \
-			v->soft.flags = flags_before;                          \
-			FAULT(v, i);                                           \
-		}                                                              \
-		la = v->soft.la;                                               \
-		p_ = tlb_read_ptr(v, la, sizeof(T));                           \
-		if (likely(p_)) {                                              \
-			(val) = *p_;                                           \
-		} else {                                                       \
-			if (mem_load_slow(v, la, sizeof(T)))                   \
-				COMPARE_FAULT(seg_);                           \
-			(val) = (T)v->soft.value;                              \
-		}                                                              \
+			v->soft.flags = flags_before;                                         \
+			FAULT(v, i);                                                          \
+		}                                                                             \
+		la = v->soft.la;                                                              \
+		p_ = tlb_read_ptr(v, la, sizeof(T));                                          \
+		if (likely(p_)) {                                                             \
+			(val) = *p_;                                                          \
+		} else {                                                                      \
+			if (mem_load_slow(v, la, sizeof(T)))                                  \
+				COMPARE_FAULT(seg_);                                          \
+			(val) = (T)v->soft.value;                                             \
+		}                                                                             \
 	} while (0)
 
 #define SUFFIX(S) SUFFIX_##S
-#define SUFFIX_0 "b"
-#define SUFFIX_1 "w"
-#define SUFFIX_2 "l"
-#define SUFFIX_3 "q"
+#define SUFFIX_0  "b"
+#define SUFFIX_1  "w"
+#define SUFFIX_2  "l"
+#define SUFFIX_3  "q"
 
 /* The host's instruction, backwards or forwards. */
-#define HOST(text, outputs, inputs, backward)                                  \
-	do {                                                                   \
-		if (unlikely(backward))                                        \
-			__asm__ volatile("std\n\t" text "\n\tcld" : outputs : inputs : "memory", "cc"); \
-		else                                                           \
-			__asm__ volatile(text : outputs : inputs : "memory", "cc"); \
+#define HOST(text, outputs, inputs, backward)                                   \
+	do {                                                                    \
+		if (unlikely(backward))                                         \
+			__asm__ volatile("std\n\t" text "\n\tcld"               \
+					 : outputs:inputs                       \
+					 : "memory", "cc");                     \
+		else                                                            \
+			__asm__ volatile(text:outputs:inputs : "memory", "cc"); \
 	} while (0)
 #define LIST(...) __VA_ARGS__
 
@@ -153,180 +157,193 @@ static inline void narrow_registers(struct vcpu *v, bool si, bool di)
  * all checks, may FAULT) and MANY (a chunk of `n` elements by host pointers;
  * yields how many were done and whether the instruction ends here).
  */
-#define STRING(name, S, T, USES_SI, USES_DI, DI_WRITE, ONE, MANY)              \
-	static const void *name##_##S(struct vcpu *v, const struct insn *i)           \
-	{                                                                      \
-		const struct ends e = ends_of(v, i);                           \
-		const uint16_t flags_before = v->soft.flags;                   \
-		uint64_t count;                                                \
-		bool ended = false;                                            \
-		(void)flags_before;                                            \
-		if (i->imm == REP_NONE) {                                      \
-			ONE(T, S);                                             \
-			NEXT(v, i);                                            \
-		}                                                              \
-		/* REP writes the counter, and with it the upper half, even if it does nothing; MOVS and STOS their indexes. */ \
-		if (unlikely(e.mask == 0xffffffffu))                           \
-			narrow_registers(v, USES_SI && DI_WRITE, DI_WRITE);               \
-		while ((count = reg_masked(v, RCX, e.mask)) != 0) {            \
-			uint64_t n = 0, si, di;                                \
-			const void *from = NULL;                               \
-			void *to = NULL;                                       \
-			if (e.plain) {                                         \
-				n = count;                                     \
-				if (USES_SI) {                                 \
-					uint64_t la, run;                      \
-					si = reg_masked(v, RSI, e.mask);       \
-					la = si + e.base;                      \
-					run = run_length(la, si, &e, sizeof(T)); \
-					from = run ? tlb_read_ptr(v, la, sizeof(T)) : NULL; \
-					n = !from ? 0 : n < run ? n : run;     \
-				}                                              \
-				if (USES_DI) {                                 \
-					uint64_t run;                          \
-					di = reg_masked(v, RDI, e.mask);       \
-					run = run_length(di, di, &e, sizeof(T)); \
-					to = !run ? NULL : DI_WRITE ? tlb_write_ptr(v, di, sizeof(T)) : \
-								      tlb_read_ptr(v, di, sizeof(T)); \
-					n = !to ? 0 : n < run ? n : run;       \
-				}                                              \
-			}                                                      \
-			if (n) {                                               \
-				MANY(T, S);                                    \
-			} else {                                               \
-				ONE(T, S);                                     \
-				n = 1;                                         \
-			}                                                      \
-			reg_update(v, RCX, count - n, e.mask);                 \
-			if (ended)                                             \
-				break;                                         \
-			if (unlikely(atomic_load_explicit(&v->req, memory_order_relaxed)) && count != n) { \
-				v->arch.rflags |= FLAG_RF; /* events between iterations push it set */ \
-				LEAVE(v, v->arch.rip + i->offset, TRACE_EVENTS); \
-			}                                                      \
-		}                                                              \
-		NEXT(v, i);                                                    \
+#define STRING(name, S, T, USES_SI, USES_DI, DI_WRITE, ONE, MANY)                               \
+	static const void *name##_##S(struct vcpu *v, const struct insn *i)                     \
+	{                                                                                       \
+		const struct ends e = ends_of(v, i);                                            \
+		const uint16_t flags_before = v->soft.flags;                                    \
+		uint64_t count;                                                                 \
+		bool ended = false;                                                             \
+		(void)flags_before;                                                             \
+		if (i->imm == REP_NONE) {                                                       \
+			ONE(T, S);                                                              \
+			NEXT(v, i);                                                             \
+		}                                                                               \
+		/* REP writes the counter, and with it the upper half, even if it does nothing; \
+		 * MOVS and STOS their indexes. */                                              \
+		if (unlikely(e.mask == 0xffffffffu))                                            \
+			narrow_registers(v, USES_SI &&DI_WRITE, DI_WRITE);                      \
+		while ((count = reg_masked(v, RCX, e.mask)) != 0) {                             \
+			uint64_t n = 0, si, di;                                                 \
+			const void *from = NULL;                                                \
+			void *to = NULL;                                                        \
+			if (e.plain) {                                                          \
+				n = count;                                                      \
+				if (USES_SI) {                                                  \
+					uint64_t la, run;                                       \
+					si = reg_masked(v, RSI, e.mask);                        \
+					la = si + e.base;                                       \
+					run = run_length(la, si, &e, sizeof(T));                \
+					from = run ? tlb_read_ptr(v, la, sizeof(T)) : NULL;     \
+					n = !from ? 0 : n < run ? n : run;                      \
+				}                                                               \
+				if (USES_DI) {                                                  \
+					uint64_t run;                                           \
+					di = reg_masked(v, RDI, e.mask);                        \
+					run = run_length(di, di, &e, sizeof(T));                \
+					to = !run       ? NULL                                  \
+					     : DI_WRITE ? tlb_write_ptr(v, di, sizeof(T))       \
+							: tlb_read_ptr(v, di, sizeof(T));       \
+					n = !to ? 0 : n < run ? n : run;                        \
+				}                                                               \
+			}                                                                       \
+			if (n) {                                                                \
+				MANY(T, S);                                                     \
+			} else {                                                                \
+				ONE(T, S);                                                      \
+				n = 1;                                                          \
+			}                                                                       \
+			reg_update(v, RCX, count - n, e.mask);                                  \
+			if (ended)                                                              \
+				break;                                                          \
+			if (unlikely(atomic_load_explicit(&v->req, memory_order_relaxed)) &&    \
+			    count != n) {                                                       \
+				v->arch.rflags |=                                               \
+					FLAG_RF; /* events between iterations push it set */    \
+				LEAVE(v, v->arch.rip + i->offset, TRACE_EVENTS);                \
+			}                                                                       \
+		}                                                                               \
+		NEXT(v, i);                                                                     \
 	}
 
-#define TEST_END(S)                                                            \
+#define TEST_END(S) \
 	(ended = i->imm != REP_NONE && ((v->soft.flags & 0x4000u) != 0) != (i->imm == REP_E))
 
 /* MOVS */
-#define MOVS_ONE(T, S)                                                         \
-	{                                                                      \
-		T x;                                                           \
-		uint64_t la;                                                   \
+#define MOVS_ONE(T, S)                                                                       \
+	{                                                                                    \
+		T x;                                                                         \
+		uint64_t la;                                                                 \
 		if (element_linear(v, i->seg, reg_masked(v, RSI, e.mask), sizeof(T), false)) \
-			FAULT(v, i);                                           \
-		la = v->soft.la;                                               \
-		LOAD(T, x);                                                    \
-		if (element_linear(v, SEG_ES, reg_masked(v, RDI, e.mask), sizeof(T), true)) \
-			FAULT(v, i);                                           \
-		la = v->soft.la;                                               \
-		STORE(T, x);                                                   \
-		advance(v, RSI, 1, &e, sizeof(T));                             \
-		advance(v, RDI, 1, &e, sizeof(T));                             \
+			FAULT(v, i);                                                         \
+		la = v->soft.la;                                                             \
+		LOAD(T, x);                                                                  \
+		if (element_linear(v, SEG_ES, reg_masked(v, RDI, e.mask), sizeof(T), true))  \
+			FAULT(v, i);                                                         \
+		la = v->soft.la;                                                             \
+		STORE(T, x);                                                                 \
+		advance(v, RSI, 1, &e, sizeof(T));                                           \
+		advance(v, RDI, 1, &e, sizeof(T));                                           \
 	}
-#define MOVS_MANY(T, S)                                                        \
-	{                                                                      \
-		uint64_t left = n;                                             \
+#define MOVS_MANY(T, S)                                                                           \
+	{                                                                                         \
+		uint64_t left = n;                                                                \
 		HOST("rep movs" SUFFIX(S), LIST("+S"(from), "+D"(to), "+c"(left)), , e.backward); \
-		advance(v, RSI, n, &e, sizeof(T));                             \
-		advance(v, RDI, n, &e, sizeof(T));                             \
+		advance(v, RSI, n, &e, sizeof(T));                                                \
+		advance(v, RDI, n, &e, sizeof(T));                                                \
 	}
 /* STOS */
-#define STOS_ONE(T, S)                                                         \
-	{                                                                      \
-		uint64_t la;                                                   \
+#define STOS_ONE(T, S)                                                                      \
+	{                                                                                   \
+		uint64_t la;                                                                \
 		if (element_linear(v, SEG_ES, reg_masked(v, RDI, e.mask), sizeof(T), true)) \
-			FAULT(v, i);                                           \
-		la = v->soft.la;                                               \
-		STORE(T, REG(v, RAX * 8, T));                                  \
-		advance(v, RDI, 1, &e, sizeof(T));                             \
+			FAULT(v, i);                                                        \
+		la = v->soft.la;                                                            \
+		STORE(T, REG(v, RAX * 8, T));                                               \
+		advance(v, RDI, 1, &e, sizeof(T));                                          \
 	}
-#define STOS_MANY(T, S)                                                        \
-	{                                                                      \
-		uint64_t left = n;                                             \
-		HOST("rep stos" SUFFIX(S), LIST("+D"(to), "+c"(left)), "a"(v->arch.gpr[RAX]), e.backward); \
-		advance(v, RDI, n, &e, sizeof(T));                             \
+#define STOS_MANY(T, S)                                                                       \
+	{                                                                                     \
+		uint64_t left = n;                                                            \
+		HOST("rep stos" SUFFIX(S), LIST("+D"(to), "+c"(left)), "a"(v->arch.gpr[RAX]), \
+		     e.backward);                                                             \
+		advance(v, RDI, n, &e, sizeof(T));                                            \
 	}
 /* LODS: only the last element of a chunk survives. */
-#define LODS_ONE(T, S)                                                         \
-	{                                                                      \
-		T x;                                                           \
-		uint64_t la;                                                   \
+#define LODS_ONE(T, S)                                                                       \
+	{                                                                                    \
+		T x;                                                                         \
+		uint64_t la;                                                                 \
 		if (element_linear(v, i->seg, reg_masked(v, RSI, e.mask), sizeof(T), false)) \
-			FAULT(v, i);                                           \
-		la = v->soft.la;                                               \
-		LOAD(T, x);                                                    \
-		SET(T, RAX * 8, x);                                            \
-		advance(v, RSI, 1, &e, sizeof(T));                             \
+			FAULT(v, i);                                                         \
+		la = v->soft.la;                                                             \
+		LOAD(T, x);                                                                  \
+		SET(T, RAX * 8, x);                                                          \
+		advance(v, RSI, 1, &e, sizeof(T));                                           \
 	}
-#define LODS_MANY(T, S)                                                        \
-	{                                                                      \
-		const volatile T *last = (const volatile T *)from;             \
-		last = e.backward ? last - (n - 1) : last + (n - 1);           \
-		SET(T, RAX * 8, *last);                                        \
-		advance(v, RSI, n, &e, sizeof(T));                             \
+#define LODS_MANY(T, S)                                              \
+	{                                                            \
+		const volatile T *last = (const volatile T *)from;   \
+		last = e.backward ? last - (n - 1) : last + (n - 1); \
+		SET(T, RAX * 8, *last);                              \
+		advance(v, RSI, n, &e, sizeof(T));                   \
 	}
 /* CMPS */
-#define CMPS_ONE(T, S)                                                         \
-	{                                                                      \
-		T a, b;                                                        \
-		uint32_t fl;                                                   \
-		/* Hardware reads the destination first. */                    \
-		COMPARE_LOAD(T, b, SEG_ES, RDI);                               \
-		COMPARE_LOAD(T, a, i->seg, RSI);                               \
-		__asm__("cmp" SUFFIX(S) " %[b], %[a]" CAPTURE                  \
-			: "=&a"(fl) : [a] "q"(a), [b] "q"(b) : "cc");          \
-		FLAGS(fl);                                                     \
-		TEST_END(S);                                                   \
-		advance(v, RSI, 1, &e, sizeof(T));                             \
-		advance(v, RDI, 1, &e, sizeof(T));                             \
+#define CMPS_ONE(T, S)                                        \
+	{                                                     \
+		T a, b;                                       \
+		uint32_t fl;                                  \
+		/* Hardware reads the destination first. */   \
+		COMPARE_LOAD(T, b, SEG_ES, RDI);              \
+		COMPARE_LOAD(T, a, i->seg, RSI);              \
+		__asm__("cmp" SUFFIX(S) " %[b], %[a]" CAPTURE \
+			: "=&a"(fl)                           \
+			: [a] "q"(a), [b] "q"(b)              \
+			: "cc");                              \
+		FLAGS(fl);                                    \
+		TEST_END(S);                                  \
+		advance(v, RSI, 1, &e, sizeof(T));            \
+		advance(v, RDI, 1, &e, sizeof(T));            \
 	}
-#define CMPS_MANY(T, S)                                                        \
-	{                                                                      \
-		uint64_t left = n;                                             \
-		uint32_t fl;                                                   \
-		if (i->imm == REP_E)                                           \
-			HOST("repe cmps" SUFFIX(S) CAPTURE, LIST("+S"(from), "+D"(to), "+c"(left), "=a"(fl)), , e.backward); \
-		else                                                           \
-			HOST("repne cmps" SUFFIX(S) CAPTURE, LIST("+S"(from), "+D"(to), "+c"(left), "=a"(fl)), , e.backward); \
-		FLAGS(fl);                                                     \
-		TEST_END(S);                                                   \
-		n -= left;                                                     \
-		advance(v, RSI, n, &e, sizeof(T));                             \
-		advance(v, RDI, n, &e, sizeof(T));                             \
+#define CMPS_MANY(T, S)                                                                       \
+	{                                                                                     \
+		uint64_t left = n;                                                            \
+		uint32_t fl;                                                                  \
+		if (i->imm == REP_E)                                                          \
+			HOST("repe cmps" SUFFIX(S) CAPTURE,                                   \
+			     LIST("+S"(from), "+D"(to), "+c"(left), "=a"(fl)), , e.backward); \
+		else                                                                          \
+			HOST("repne cmps" SUFFIX(S) CAPTURE,                                  \
+			     LIST("+S"(from), "+D"(to), "+c"(left), "=a"(fl)), , e.backward); \
+		FLAGS(fl);                                                                    \
+		TEST_END(S);                                                                  \
+		n -= left;                                                                    \
+		advance(v, RSI, n, &e, sizeof(T));                                            \
+		advance(v, RDI, n, &e, sizeof(T));                                            \
 	}
 /* SCAS */
-#define SCAS_ONE(T, S)                                                         \
-	{                                                                      \
-		T a = REG(v, RAX * 8, T), b;                                   \
-		uint32_t fl;                                                   \
-		COMPARE_LOAD(T, b, SEG_ES, RDI);                               \
-		__asm__("cmp" SUFFIX(S) " %[b], %[a]" CAPTURE                  \
-			: "=&a"(fl) : [a] "q"(a), [b] "q"(b) : "cc");          \
-		FLAGS(fl);                                                     \
-		TEST_END(S);                                                   \
-		advance(v, RDI, 1, &e, sizeof(T));                             \
+#define SCAS_ONE(T, S)                                        \
+	{                                                     \
+		T a = REG(v, RAX * 8, T), b;                  \
+		uint32_t fl;                                  \
+		COMPARE_LOAD(T, b, SEG_ES, RDI);              \
+		__asm__("cmp" SUFFIX(S) " %[b], %[a]" CAPTURE \
+			: "=&a"(fl)                           \
+			: [a] "q"(a), [b] "q"(b)              \
+			: "cc");                              \
+		FLAGS(fl);                                    \
+		TEST_END(S);                                  \
+		advance(v, RDI, 1, &e, sizeof(T));            \
 	}
-#define SCAS_MANY(T, S)                                                        \
-	{                                                                      \
-		uint64_t left = n, a = v->arch.gpr[RAX];                       \
-		if (i->imm == REP_E)                                           \
-			HOST("repe scas" SUFFIX(S) CAPTURE, LIST("+D"(to), "+c"(left), "+a"(a)), , e.backward); \
-		else                                                           \
-			HOST("repne scas" SUFFIX(S) CAPTURE, LIST("+D"(to), "+c"(left), "+a"(a)), , e.backward); \
-		FLAGS(a);                                                      \
-		TEST_END(S);                                                   \
-		n -= left;                                                     \
-		advance(v, RDI, n, &e, sizeof(T));                             \
+#define SCAS_MANY(T, S)                                                                            \
+	{                                                                                          \
+		uint64_t left = n, a = v->arch.gpr[RAX];                                           \
+		if (i->imm == REP_E)                                                               \
+			HOST("repe scas" SUFFIX(S) CAPTURE, LIST("+D"(to), "+c"(left), "+a"(a)), , \
+			     e.backward);                                                          \
+		else                                                                               \
+			HOST("repne scas" SUFFIX(S) CAPTURE, LIST("+D"(to), "+c"(left), "+a"(a)),  \
+			     , e.backward);                                                        \
+		FLAGS(a);                                                                          \
+		TEST_END(S);                                                                       \
+		n -= left;                                                                         \
+		advance(v, RDI, n, &e, sizeof(T));                                                 \
 	}
 
-#define FOUR(name, SI, DI, W, ONE, MANY)                                       \
-	STRING(name, 0, uint8_t, SI, DI, W, ONE, MANY)                         \
-	STRING(name, 1, uint16_t, SI, DI, W, ONE, MANY)                        \
-	STRING(name, 2, uint32_t, SI, DI, W, ONE, MANY)                        \
+#define FOUR(name, SI, DI, W, ONE, MANY)                \
+	STRING(name, 0, uint8_t, SI, DI, W, ONE, MANY)  \
+	STRING(name, 1, uint16_t, SI, DI, W, ONE, MANY) \
+	STRING(name, 2, uint32_t, SI, DI, W, ONE, MANY) \
 	STRING(name, 3, uint64_t, SI, DI, W, ONE, MANY)
 FOUR(movs, 1, 1, 1, MOVS_ONE, MOVS_MANY)
 FOUR(stos, 0, 1, 1, STOS_ONE, STOS_MANY)
@@ -336,8 +353,12 @@ FOUR(scas, 0, 1, 0, SCAS_ONE, SCAS_MANY)
 
 insn_handler *string_handler(unsigned opcode, unsigned size_log)
 {
-#define ROW(n) { n##_0, n##_1, n##_2, n##_3 }
-	static insn_handler *const table[5][4] = { ROW(movs), ROW(cmps), ROW(stos), ROW(lods), ROW(scas) };
+#define ROW(n)                             \
+	{                                  \
+		n##_0, n##_1, n##_2, n##_3 \
+	}
+	static insn_handler *const table[5][4] = { ROW(movs), ROW(cmps), ROW(stos), ROW(lods),
+						   ROW(scas) };
 
 	switch (opcode & ~1u) {
 	case 0xa4:

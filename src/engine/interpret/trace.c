@@ -128,8 +128,8 @@ static void announce(struct trace_cache *c, gfn_t gfn, unsigned offset, unsigned
 	vcpu_request(c->v, REQ_CODE);
 }
 
-static void on_code_changed(struct page_listener *listener, struct page_listener *self, gfn_t gfn, unsigned offset,
-			    unsigned len)
+static void on_code_changed(struct page_listener *listener, struct page_listener *self, gfn_t gfn,
+			    unsigned offset, unsigned len)
 {
 	struct trace_cache *c = (struct trace_cache *)listener;
 
@@ -208,7 +208,8 @@ int trace_cache_open(struct trace_cache *c, struct vcpu *v, size_t pool_bytes, c
 	c->listener.revoke_write = on_revoke_write;
 	c->v = v;
 	c->pool_bytes = pool_bytes;
-	c->pool = mmap(NULL, pool_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	c->pool = mmap(NULL, pool_bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	c->hash = calloc(1u << TRACE_HASH_BITS, sizeof(*c->hash));
 	c->pages = calloc(1u << PAGE_HASH_BITS, sizeof(*c->pages));
 	c->jumps = calloc(1u << JUMP_BITS, sizeof(*c->jumps));
@@ -267,7 +268,8 @@ static uint64_t granules(unsigned first, unsigned last)
 	return (~0ull >> (63 - (b - a))) << a;
 }
 
-static bool page_register(struct trace_cache *c, struct trace *t, gfn_t gfn, unsigned first, unsigned last)
+static bool page_register(struct trace_cache *c, struct trace *t, gfn_t gfn, unsigned first,
+			  unsigned last)
 {
 	struct code_page *p = page_find(c, gfn);
 	unsigned list = list_of(t, gfn);
@@ -289,7 +291,8 @@ static bool page_register(struct trace_cache *c, struct trace *t, gfn_t gfn, uns
 	return true;
 }
 
-bool trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded, const uint8_t *host)
+bool trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded,
+		  const uint8_t *host)
 {
 	unsigned first = (unsigned)(t->gpa & ~PAGE_MASK), last = first + t->bytes - 1;
 	unsigned slot = trace_slot(t->gpa, t->mode);
@@ -299,7 +302,8 @@ bool trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded
 	t->page_next[0] = t->page_next[1] = NULL;
 	if (!page_register(c, t, t->gpa >> PAGE_SHIFT, first, crosses ? PAGE_SIZE - 1 : last))
 		return false;
-	/* From here on the trace is reachable by a kill, so its memory is spent even if we say no. */
+	/* From here on the trace is reachable by a kill, so its memory is spent even if we say no.
+	 */
 	c->code_used += (t->code_bytes + 15u) & ~15u;
 	c->bottom = (uint8_t *)&t->insns[t->count + 1];
 	c->bottom += -(uintptr_t)c->bottom & 63;

@@ -19,21 +19,31 @@
 #define TRACE_MAX_BYTES (TRACE_MAX_INSNS * 15)
 
 struct trace {
-	gpa_t gpa;       /* of the first byte */
-	gpa_t gpa2;      /* page of the last byte if the only instruction crosses a page, else ~0 */
+	gpa_t gpa;  /* of the first byte */
+	gpa_t gpa2; /* page of the last byte if the only instruction crosses a page, else ~0 */
 	uint32_t mode;
 	uint16_t count, bytes;
 	bool dead;
-	uint32_t code;       /* offset in the cache's code memory */
+	uint32_t code; /* offset in the cache's code memory */
 	uint16_t code_bytes;
-	uint16_t returns[TRACE_MAX_INSNS + 1]; /* where the call of record n returns to, from `code`; 0: nowhere */
+	uint16_t returns[TRACE_MAX_INSNS +
+			 1]; /* where the call of record n returns to, from `code`; 0: nowhere */
 	struct trace *hash_next;
 	struct trace *page_next[2]; /* in the lists of the (one or two) pages it lies on */
-	struct insn insns[]; /* count records and the one that ends the trace */
+	struct insn insns[];        /* count records and the one that ends the trace */
 };
 
 /* What the decoder tells about a record for the writing of its code. */
-enum trace_hint_kind { HINT_CALL, HINT_MOV_RR, HINT_MOV_RI, HINT_ZERO, HINT_LEA, HINT_ALU_RR, HINT_ALU_RI, HINT_NATIVE };
+enum trace_hint_kind {
+	HINT_CALL,
+	HINT_MOV_RR,
+	HINT_MOV_RI,
+	HINT_ZERO,
+	HINT_LEA,
+	HINT_ALU_RR,
+	HINT_ALU_RI,
+	HINT_NATIVE
+};
 #define HINT_NATIVE_MOST 48
 struct trace_hint {
 	uint8_t kind;
@@ -51,8 +61,8 @@ struct code_page {
 };
 
 #define TRACE_HASH_BITS 15
-#define PAGE_HASH_BITS 11
-#define NEWS_MAX 64
+#define PAGE_HASH_BITS  11
+#define NEWS_MAX        64
 
 struct news { /* code changed or a grant withdrawn by another thread */
 	gfn_t gfn;
@@ -87,7 +97,8 @@ bool trace_emit(struct trace_cache *cache, struct trace *trace, const struct tra
 /* From now on every record of the trace leaves through insn_stale. */
 void trace_code_kill(struct trace_cache *cache, const struct trace *trace);
 
-int trace_cache_open(struct trace_cache *cache, struct vcpu *v, size_t pool_bytes, const char **error);
+int trace_cache_open(struct trace_cache *cache, struct vcpu *v, size_t pool_bytes,
+		     const char **error);
 void trace_cache_close(struct trace_cache *cache);
 /* Forget everything. Dispatcher only. */
 void trace_cache_flush(struct trace_cache *cache);
@@ -95,7 +106,8 @@ void trace_cache_flush(struct trace_cache *cache);
 void trace_cache_hear(struct trace_cache *cache);
 
 struct trace *trace_find(struct trace_cache *cache, gpa_t gpa, uint32_t mode);
-/* Room for a trace of TRACE_MAX_INSNS at the bottom, not yet claimed; NULL when the pool must be flushed. */
+/* Room for a trace of TRACE_MAX_INSNS at the bottom, not yet claimed; NULL when the pool must be
+ * flushed. */
 struct trace *trace_begin(struct trace_cache *cache);
 /* From the top, lives until the flush; NULL when full. */
 void *trace_pool_take(struct trace_cache *cache, size_t bytes);
@@ -103,6 +115,7 @@ void *trace_pool_take(struct trace_cache *cache, size_t bytes);
  * Claims the begun and emitted trace and makes it findable, and its bytes watched. False
  * if the guest's bytes are no longer those that were decoded.
  */
-bool trace_commit(struct trace_cache *cache, struct trace *trace, const uint8_t *decoded, const uint8_t *host);
+bool trace_commit(struct trace_cache *cache, struct trace *trace, const uint8_t *decoded,
+		  const uint8_t *host);
 
 #endif

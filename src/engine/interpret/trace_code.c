@@ -19,9 +19,9 @@
 #include "engine/interpret/ops.h"
 #include "engine/interpret/trace.h"
 
-#define BIAS 128 /* records 0..7 get the short form of the displacement */
+#define BIAS        128 /* records 0..7 get the short form of the displacement */
 #define ENTRY_BYTES 10
-#define MOST_BYTES (16 + HINT_NATIVE_MOST) /* for one record */
+#define MOST_BYTES  (16 + HINT_NATIVE_MOST) /* for one record */
 
 extern const char trace_stale[];
 
@@ -54,7 +54,8 @@ __asm__(".text\n"
 
 static void put_rel32(struct trace_cache *c, uint32_t at, const void *target)
 {
-	bytes_store32(c->code.rw + at, (uint32_t)((uintptr_t)target - (uintptr_t)(c->code.rx + at + 4)));
+	bytes_store32(c->code.rw + at,
+		      (uint32_t)((uintptr_t)target - (uintptr_t)(c->code.rx + at + 4)));
 }
 
 struct writer {
@@ -148,7 +149,8 @@ static bool put_inline(struct writer *w, const struct insn *i, const struct trac
 			put(w, wide ? 0x808d48 : 0x808d, wide ? 3 : 2); /* lea rax, [rax + disp] */
 		} else {
 			put_load(w, 1, i->index, true);
-			put(w, wide ? 0x848d48 : 0x848d, wide ? 3 : 2); /* lea rax, [rax + rcx << shift + disp] */
+			put(w, wide ? 0x848d48 : 0x848d,
+			    wide ? 3 : 2); /* lea rax, [rax + rcx << shift + disp] */
 			put(w, (uint64_t)i->shift << 6 | 1 << 3, 1);
 		}
 		put(w, (uint32_t)i->disp, 4);
@@ -231,7 +233,8 @@ bool trace_emit(struct trace_cache *c, struct trace *t, const struct trace_hint 
 		w.p += 4;
 	}
 	while (count--)
-		bytes_store32(c->code.rw + jumps[count], (uint32_t)(w.p - c->code.rw) - (jumps[count] + 4));
+		bytes_store32(c->code.rw + jumps[count],
+			      (uint32_t)(w.p - c->code.rw) - (jumps[count] + 4));
 	put(&w, 0xe0ff, 2); /* out: jmp rax */
 	t->code_bytes = (uint16_t)(w.p - c->code.rw - t->code);
 	return true;

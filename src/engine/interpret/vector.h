@@ -14,7 +14,8 @@ struct native_code; /* executable memory for thunks, W^X by dual mapping; one pe
 
 struct native_code *native_code_new(const char **error);
 void native_code_free(struct native_code *code);
-/* Thunks are also copied into [start, start + bytes): a SIGFPE there counts too. 0, or -1: out of memory. Once. */
+/* Thunks are also copied into [start, start + bytes): a SIGFPE there counts too. 0, or -1: out of
+ * memory. Once. */
 int native_code_cover(struct native_code *code, const void *start, size_t bytes);
 /* Forget all thunks: called when the trace cache is emptied. */
 void native_code_reset(struct native_code *code);
