@@ -145,8 +145,10 @@ def test_memory_above_4g(host):
 
 
 def test_random_source(host):
-    r = host.guest("--", "sh", "-c", "modprobe virtio_rng; cat /sys/class/misc/hw_random/rng_current; "
-                                     "head -c 64 /dev/hwrng | wc -c").expect(0)
+    # The guest's init loads the driver beside the command: wait for it.
+    r = host.guest("--", "sh", "-c", "f=/sys/class/misc/hw_random/rng_current; n=0; "
+                                     "until grep -q virtio_rng $f || [ $n = 50 ]; do sleep 0.1; n=$((n+1)); done; "
+                                     "cat $f; head -c 64 /dev/hwrng | wc -c").expect(0)
     expect(b"virtio_rng" in r.out and b"64" in r.out, f"{r}")
 
 
