@@ -1,7 +1,9 @@
 """The terminal: raw while the guest runs, as it was afterwards, whichever way it ends."""
+import fcntl
 import os
 import pty
 import signal
+import struct
 import subprocess
 import termios
 import time
@@ -134,3 +136,57 @@ def test_stdin_is_no_terminal(host):
     process.wait()
     os.close(slave)
     os.close(master)
+
+
+class Shell(Terminal):
+    """The default guest's shell on a terminal of 33 rows and 101 columns."""
+
+    def __init__(self, host):
+        super().__init__(host, "run")
+        self.resize(33, 101)
+        self.read_until(b"# ")
+
+    def resize(self, rows, columns):
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.process.send_signal(signal.SIGWINCH)
+
+    def command(self, text, answer):
+        self.type(text + b"\r")
+        return self.read_until(answer)
+
+
+def test_shell(host):
+    shell = Shell(host)
+    expect(shell.is_raw(), "the terminal is not raw")
+    shell.command(b"echo $((40 + 2)) | tr 42 ab", b"ab")
+    shell.command(b"exit 9", b"")
+    shell.expect_restored(9)
+
+
+def test_shell_job_control(host):
+    """Ctrl-C ends the guest's command, not the guest."""
+    shell = Shell(host)
+    shell.command(b"sleep 1000; echo st''atus $?", b"\r\n")
+    time.sleep(0.5)
+    shell.type(b"\x03")
+    shell.read_until(b"# ")
+    shell.command(b"echo al''ive", b"alive")
+    shell.type(b"\x1dq")
+    shell.expect_restored(0)
+
+
+def test_shell_window_size(host):
+    shell = Shell(host)
+    shell.command(b"stty size", b"33 101")
+    shell.resize(44, 122)
+    time.sleep(0.5)
+    shell.command(b"stty size", b"44 122")
+    shell.command(b"tty", b"/dev/")
+    shell.command(b"poweroff -f", b"")
+    shell.expect_restored(0)
+
+
+def test_shell_sigterm(host):
+    shell = Shell(host)
+    shell.process.send_signal(signal.SIGTERM)
+    shell.expect_restored(0)
