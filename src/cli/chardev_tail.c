@@ -81,3 +81,19 @@ void chardev_tail_print(struct chardev *chr, FILE *out, const char *prefix)
 		fputc('\n', out);
 	pthread_mutex_unlock(&t->lock);
 }
+
+char *chardev_tail_copy(struct chardev *chr, size_t *len)
+{
+	struct chardev_tail *t = (struct chardev_tail *)chr;
+	char *copy = malloc(TAIL_BYTES);
+
+	*len = 0;
+	if (!copy)
+		return NULL;
+	pthread_mutex_lock(&t->lock);
+	for (uint64_t at = t->written > TAIL_BYTES ? t->written - TAIL_BYTES : 0; at < t->written;
+	     at++)
+		copy[(*len)++] = (char)t->bytes[at % TAIL_BYTES];
+	pthread_mutex_unlock(&t->lock);
+	return copy;
+}

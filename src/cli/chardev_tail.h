@@ -13,4 +13,7 @@ struct chardev *chardev_tail_new(void);
 /* Whole lines, unprintable bytes left out, with `prefix` before each. The guest stands still. */
 void chardev_tail_print(struct chardev *chr, FILE *out, const char *prefix);
 
+/* The kept bytes as they are; malloc()ed. NULL: no memory. */
+char *chardev_tail_copy(struct chardev *chr, size_t *len);
+
 #endif

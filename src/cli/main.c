@@ -8,7 +8,7 @@ int main(int argc, char **argv)
 {
 	const struct verb *verb;
 	const char *nearest;
-	const char *names[16];
+	const char *names[32];
 	size_t count = 0;
 
 	if (argc < 2) {

@@ -104,8 +104,10 @@ int options_next(struct options *options, const char **value)
 	equals = strchr(word, '=');
 	len = equals ? (size_t)(equals - word) : strlen(word);
 	for (const struct option_def *o = options->verb->options; o && o->name; o++) {
-		if (strncmp(word, "--", 2) != 0 || strlen(o->name) != len - 2 ||
-		    strncmp(word + 2, o->name, len - 2) != 0)
+		bool letter = len == 2 && !equals && word[1] == o->letter;
+
+		if (!letter && (strncmp(word, "--", 2) != 0 || strlen(o->name) != len - 2 ||
+				strncmp(word + 2, o->name, len - 2) != 0))
 			continue;
 		if (!o->metavar) {
 			if (equals) {

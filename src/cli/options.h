@@ -1,5 +1,6 @@
 /*
- * Long options, exactly: `--name value` or `--name=value`, no abbreviations.
+ * Long options, exactly: `--name value` or `--name=value`, no abbreviations; a
+ * few have a letter, `-x value`.
  * What is unknown is refused in one line that names the nearest known option.
  */
 #ifndef INSULA_CLI_OPTIONS_H
@@ -15,6 +16,7 @@ struct option_def {
 	const char *metavar; /* NULL: takes no value */
 	const char *help;    /* may hold newlines: continuation lines */
 	int id;              /* > 0 */
+	char letter;         /* also -LETTER; 0: none */
 };
 
 #define OPTION_END   0  /* no more; `rest` of the cursor is what followed `--`, or the end */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/runtime_dir.h"
 #include "cli/verb.h"
 #include "engine/engine.h"
 
@@ -19,6 +20,8 @@ enum {
 	OPT_CPU,
 	OPT_DEBUG_EXIT,
 	OPT_NO_REBOOT,
+	OPT_NAME,
+	OPT_DETACH,
 };
 
 const struct option_def run_option_defs[] = {
@@ -43,6 +46,8 @@ const struct option_def run_option_defs[] = {
 	{ "debug-exit", NULL,
 	  "add port 0xf4: writing V to it ends the run with\nstatus (V << 1) | 1", OPT_DEBUG_EXIT },
 	{ "no-reboot", NULL, "end, with status 0, when the guest resets itself", OPT_NO_REBOOT },
+	{ "name", "NAME", "what insula ps calls it (default: the guest's name)", OPT_NAME },
+	{ "detach", NULL, "run in the background (-d) and print the VM's name", OPT_DETACH, 'd' },
 	{ 0 },
 };
 
@@ -208,6 +213,16 @@ static int set_option(struct run_options *run, const struct verb *verb, int id, 
 		return set_name(verb, "cpu", value, cpu_names, &run->cpu_model);
 	case OPT_DEBUG_EXIT:
 		run->debug_exit = true;
+		return -1;
+	case OPT_NAME:
+		if (!runtime_name_valid(value))
+			return usage_error(
+				verb, "--name %s: letters, digits, '.', '_' and '-', at most %d",
+				value, RUNTIME_NAME_MAX);
+		run->name = value;
+		return -1;
+	case OPT_DETACH:
+		run->detach = true;
 		return -1;
 	default:
 		run->no_reboot = true;

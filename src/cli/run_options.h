@@ -31,6 +31,8 @@ struct run_options {
 	const char *cpu_model;
 	bool debug_exit;
 	bool no_reboot;
+	const char *name; /* NULL: one is made up */
+	bool detach;
 
 	char *split[BOOT_MODULES_MAX +
 		    BOARD_DISKS_MAX]; /* owned copies that the pointers above point into */

@@ -13,9 +13,13 @@
 #include "cpu/fpstate.h"
 #include "cpu/mmu.h"
 #include "cpu/model.h"
+#include "mem/dma.h"
+
+#include <stddef.h>
 
 #define SYSTEM_TIME_ENABLE 1ull
 #define FLAG_TSC_STABLE    1u
+#define FLAG_GUEST_STOPPED 2u /* the guest clears it */
 #define NS_PER_SECOND      1000000000ull
 
 /* Both records start with a version: odd while the rest is being written. */
@@ -86,6 +90,21 @@ void kvmclock_publish(struct vcpu *v)
 	/* Stable: the page of one vcpu may be used with the TSC of another. */
 	page.flags = v->arch.msr.tsc_offset == 0 ? FLAG_TSC_STABLE : 0;
 	page_write(v, value & ~SYSTEM_TIME_ENABLE, (uint32_t *)&page, sizeof(page));
+}
+
+void kvmclock_guest_stopped(struct vcpu *v)
+{
+	uint64_t value = v->arch.msr.kvm_system_time;
+	gpa_t gpa = (value & ~SYSTEM_TIME_ENABLE) + offsetof(struct time_page, flags);
+	uint8_t flags;
+
+	/* One byte beside the versioned words: readers take it whenever they like. */
+	if (!(value & SYSTEM_TIME_ENABLE) || dma_read(v->ram, gpa, &flags, 1) < 0)
+		return;
+	flags |= FLAG_GUEST_STOPPED;
+	/* What is not RAM is not told. */
+	if (dma_write(v->ram, gpa, &flags, 1) < 0)
+		return;
 }
 
 void kvmclock_system_time_write(struct vcpu *v, uint64_t value)

@@ -16,6 +16,7 @@
 
 #include "base/assert.h"
 #include "bus/vclock.h"
+#include "cpu/kvmclock.h"
 #include "cpu/model.h"
 #include "cpu/vcpu.h"
 #include "engine/engine.h"
@@ -216,7 +217,8 @@ static bool reset(struct vm *vm)
 	pthread_mutex_unlock(&vm->stop_lock);
 
 	atomic_fetch_add(&vm->resets, 1);
-	barrier_resume_world(vm);
+	if (!vm->held)
+		barrier_resume_world(vm);
 	pthread_mutex_unlock(&vm->world);
 	return rc == 0;
 }
@@ -316,6 +318,39 @@ int vm_start(struct vm *vm, char *error)
 	return 0;
 }
 
+/* World lock held, as below. */
+static void stop(struct vm *vm)
+{
+	barrier_stop_world(vm);
+	board_quiesce(vm->board);
+}
+
+static void go_on(struct vm *vm)
+{
+	/* The clock first: the RTC catches up with it. A vcpu's kick in between waits in its ring.
+	 */
+	barrier_resume_world(vm);
+	board_resume(vm->board);
+}
+
+/*
+ * Guest time jumps to where the wall clock is, all clocks of the guest with it.
+ * What came due meanwhile comes due at once, before the guest's next
+ * instruction that interrupts may precede, and its watchdogs are told that it
+ * was not the guest who slept.
+ */
+static void clock_catch_up(struct vm *vm)
+{
+	struct vclock *clock = vm->board->clock;
+	uint64_t late_ns = vclock_wall_ns(clock, 0) - vm->held_base_ns;
+
+	/* The host's wall clock may have been set back, or be another host's. */
+	if ((int64_t)late_ns > 0)
+		vclock_set_ns(clock, vclock_now_ns(clock) + late_ns);
+	for (unsigned i = 0; i < vm->vcpu_count; i++)
+		kvmclock_guest_stopped(vm->vcpus[i]);
+}
+
 int vm_pause(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->world);
@@ -323,17 +358,53 @@ int vm_pause(struct vm *vm)
 		pthread_mutex_unlock(&vm->world);
 		return -ECANCELED;
 	}
-	barrier_stop_world(vm);
-	board_quiesce(vm->board);
+	if (!vm->held)
+		stop(vm);
 	return 0;
 }
 
 void vm_resume(struct vm *vm)
 {
-	/* The clock first: the RTC catches up with it. A vcpu's kick in between waits in its ring. */
-	barrier_resume_world(vm);
-	board_resume(vm->board);
+	if (!vm->held)
+		go_on(vm);
 	pthread_mutex_unlock(&vm->world);
+}
+
+int vm_hold(struct vm *vm)
+{
+	int rc = vm_pause(vm);
+
+	if (rc < 0)
+		return rc;
+	if (vm->held) {
+		rc = -EALREADY;
+	} else {
+		vm->held = true;
+		vm->held_base_ns = vclock_wall_ns(vm->board->clock, 0);
+	}
+	pthread_mutex_unlock(&vm->world);
+	return rc;
+}
+
+int vm_release(struct vm *vm)
+{
+	int rc = vm_pause(vm);
+
+	if (rc < 0)
+		return rc;
+	if (vm->held) {
+		vm->held = false;
+		clock_catch_up(vm);
+	} else {
+		rc = -EALREADY;
+	}
+	vm_resume(vm);
+	return rc;
+}
+
+bool vm_is_held(const struct vm *vm)
+{
+	return vm->held;
 }
 
 int vm_ended_fd(const struct vm *vm)

@@ -68,6 +68,19 @@ void vm_wait(struct vm *vm, struct vm_end *end);
 int vm_pause(struct vm *vm) __attribute__((warn_unused_result));
 void vm_resume(struct vm *vm);
 
+/*
+ * The same for long, as a person asks for it: between the two calls, which may
+ * come from different threads, nobody holds a lock, and the machine may end, be
+ * reset or be paused for a moment. On release guest time catches up with the
+ * wall clock, so that the guest's date is right; it never goes back. -EALREADY
+ * if there is nothing to do, -ECANCELED if the machine has ended. Not on the
+ * event loop's thread.
+ */
+int vm_hold(struct vm *vm) __attribute__((warn_unused_result));
+int vm_release(struct vm *vm) __attribute__((warn_unused_result));
+/* Any thread; never waits. */
+bool vm_is_held(const struct vm *vm);
+
 /* How often the machine was reset and went on. */
 unsigned vm_reset_count(const struct vm *vm);
 

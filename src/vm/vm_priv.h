@@ -40,8 +40,10 @@ struct vm {
 	struct vcpu_thread *threads;
 
 	pthread_mutex_t
-		world;        /* held by whoever has stopped the machine, or ends it; before lock */
-	pthread_mutex_t lock; /* guards all below, and each thread's state */
+		world;     /* held by whoever has stopped the machine, or ends it; before lock */
+	_Atomic bool held; /* by vm_hold(); written under world */
+	uint64_t held_base_ns; /* wall time of guest time 0 when it was held */
+	pthread_mutex_t lock;  /* guards all below, and each thread's state */
 	pthread_cond_t changed;
 	enum vm_want want;
 	bool started;

@@ -73,7 +73,8 @@ class Host:
 
     def guest(self, *arguments, **options):
         """A run of the default guest."""
-        if b"not built" in self.run("guest", "list").out:
+        if any(line.split()[0] == b"debian" and b"not built" in line
+               for line in self.run("guest", "list").out.splitlines()):
             raise Failure("the default guest is not built: insula guest build debian")
         return self.run("run", "debian", *arguments, **options)
 

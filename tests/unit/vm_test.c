@@ -137,6 +137,52 @@ static void pause_stands_still(void **state)
 	take_down(&m);
 }
 
+/* Held for long: it can be looked at, reset and ended meanwhile, and its clock catches up. */
+static void hold_and_release(void **state)
+{
+	struct machine m;
+	struct vm_end end;
+	uint64_t before, after;
+	uint32_t count;
+
+	build(&m, count_for_ever, sizeof(count_for_ever), 2, false);
+	start(&m);
+	for (unsigned round = 0; round < 5; round++) {
+		wait_for_progress(&m);
+		assert_int_equal(vm_release(m.vm), -EALREADY);
+		assert_int_equal(vm_hold(m.vm), 0);
+		assert_true(vm_is_held(m.vm));
+		assert_int_equal(vm_hold(m.vm), -EALREADY);
+		count = counter(&m);
+		before = vclock_now_ns(vm_board(m.vm)->clock);
+		assert_int_equal(vm_pause(m.vm), 0);
+		vm_resume(m.vm);
+		sleep_ms(50);
+		assert_int_equal(counter(&m), count);
+		assert_int_equal(vclock_now_ns(vm_board(m.vm)->clock), before);
+		assert_int_equal(vm_release(m.vm), 0);
+		after = vclock_now_ns(vm_board(m.vm)->clock);
+		assert_true(after >= before + 50000000 && after < before + 20000000000);
+	}
+	wait_for_progress(&m);
+	assert_int_equal(vm_hold(m.vm), 0);
+	/* A reset leaves it held, with the counter's memory as it was. */
+	vm_request_stop(m.vm, STOP_RESET, 0, NULL);
+	for (unsigned i = 0; i < 10000 && !vm_reset_count(m.vm); i++)
+		sleep_ms(1);
+	count = counter(&m);
+	sleep_ms(20);
+	assert_int_equal(counter(&m), count);
+	assert_int_equal(vm_release(m.vm), 0);
+	wait_for_progress(&m);
+	assert_int_equal(vm_hold(m.vm), 0);
+	vm_request_stop(m.vm, STOP_USER, 7, NULL);
+	vm_wait(m.vm, &end);
+	assert_int_equal(end.reason, STOP_USER);
+	assert_int_equal(vm_release(m.vm), -ECANCELED);
+	take_down(&m);
+}
+
 static void pause_wakes_a_halted_vcpu(void **state)
 {
 	struct machine m;
@@ -285,7 +331,7 @@ int main(void)
 		cmocka_unit_test(reset_and_power_off), cmocka_unit_test(reset_may_end_it),
 		cmocka_unit_test(first_request_wins),  cmocka_unit_test(storm),
 		cmocka_unit_test(two_in_one_process),  cmocka_unit_test(never_started),
-		cmocka_unit_test(kernel_missing),
+		cmocka_unit_test(kernel_missing),      cmocka_unit_test(hold_and_release),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,67 @@
+/*
+ * One VM in this process, from its options to its end: what `insula run` and
+ * `insula restore` share. The event loop has a thread of its own; the main one
+ * waits for the end.
+ */
+#ifndef INSULA_CLI_RUN_H
+#define INSULA_CLI_RUN_H
+
+#include <stdbool.h>
+
+#include "api/runtime_dir.h"
+#include "cli/guest.h"
+#include "cli/run_options.h"
+
+struct chardev;
+struct control;
+struct loop;
+struct run_progress;
+struct run_signals;
+struct session;
+struct vm;
+
+struct run {
+	struct run_options options;
+	struct guest guest; /* options.guest only */
+	struct loop *loop;
+	struct chardev *in_out, *err; /* our own streams; NULL when detached */
+	struct chardev *keys;         /* around in_out while the terminal is raw */
+	struct chardev *hub;          /* around those: what the guest's terminal is connected to */
+	struct chardev *console;      /* options.guest: COM1's last words */
+	struct session *session;      /* options.guest */
+	struct run_signals *signals;
+	struct run_progress *progress;
+	struct vm *vm;
+	bool raw;
+
+	/* Others find us by it. */
+	struct runtime_dir dir;
+	char name[RUNTIME_NAME_MAX + 1]; /* empty: not claimed */
+	int listener;                    /* -1: none, or the control's */
+	struct control *control;
+	int ready_fd; /* options.detach: whoever started us waits for our name here */
+
+	/* Loop's thread until the VM has ended, then the main thread. */
+	unsigned asked_to_end; /* signals that mean it */
+	bool ready;            /* the session has begun */
+	bool session_over;
+	int session_status;
+	char session_failure[256];
+};
+
+void run_init(struct run *run);
+/*
+ * From options to end. Negative never; the process's exit status. With
+ * options.detach only a child comes to the end, and the caller returns when the
+ * VM runs.
+ */
+int run_to_end(struct run *run);
+void run_fini(struct run *run);
+
+/* Loop's thread. The first time the guest is asked to power off, the second time it is stopped. */
+void run_ask_to_end(struct run *run, int signal_number);
+
+/* run_control.c: serves run->listener. 0 or -errno. */
+int run_control_start(struct run *run) __attribute__((warn_unused_result));
+
+#endif
