@@ -155,19 +155,17 @@ class Guest:
         self.log.close()
 
 
-def insula_argv(setup, kernel, disk=True):
-    argv = [setup.insula, "run", "--kernel", kernel, "--initrd", setup.initrd,
-            "--append", setup.cmdline, "--mem", "512M", "--no-reboot"]
+def insula_argv(setup, engine, kernel, disk=True, cpus=1):
+    argv = [setup.insula, "run", "--engine", engine, "--kernel", kernel, "--initrd", setup.initrd,
+            "--append", setup.cmdline, "--mem", "512M", "--no-reboot", "--cpus", str(cpus)]
     if disk:
         argv += ["--disk", f"{setup.disk},ro"]
-    if setup.engine:
-        argv += ["--engine", setup.engine]
     return argv
 
 
-def qemu_argv(setup, kernel, disk=True):
+def qemu_argv(setup, kernel, disk=True, cpus=1):
     argv = [shutil.which("qemu-system-x86_64"), "-accel", "tcg", "-cpu", "max",
-            "-machine", "q35,memory-backend=ram", "-m", "512M", "-smp", "1",
+            "-machine", "q35,memory-backend=ram", "-m", "512M", "-smp", str(cpus),
             "-object", "memory-backend-memfd,id=ram,size=512M", "-nodefaults", "-no-user-config",
             "-display", "none", "-serial", "stdio", "-no-reboot",
             "-kernel", kernel, "-initrd", setup.initrd, "-append", setup.cmdline]
@@ -177,4 +175,24 @@ def qemu_argv(setup, kernel, disk=True):
     return argv
 
 
-MONITORS = {"insula": insula_argv, "qemu": qemu_argv}
+def argv_of(setup, column, kernel, **how):
+    """The command line of a column: an engine of Insula, or a peer."""
+    if column == "qemu":
+        return qemu_argv(setup, kernel, **how)
+    return insula_argv(setup, column, kernel, **how)
+
+
+def peer_missing(peer):
+    """Why a peer cannot be measured here, or None."""
+    if peer == "qemu" and not shutil.which("qemu-system-x86_64"):
+        return "QEMU is not installed"
+    return None
+
+
+def known_engines(insula):
+    """The engines that this insula has, from what it says of one that it cannot have."""
+    got = subprocess.run([insula, "run", "--engine", "?"], stdin=subprocess.DEVNULL,
+                         capture_output=True, text=True, timeout=20)
+    known = re.search(r"known are ([a-z, ]+)", got.stderr)
+    names = known.group(1).strip().split(", ") if known else ["interpret"]
+    return [name for name in names if name != "auto"]

@@ -25,7 +25,7 @@ uint64_t bench_check;
 static const struct workload *const tables[] = {
 	integer_workloads, lua_workloads,  compress_workloads, sqlite_workloads,
 	float_workloads,   avx2_workloads, memory_workloads,   code_workloads,
-	kernel_workloads,  task_workloads, disk_workloads,
+	kernel_workloads,  task_workloads, smp_workloads,      disk_workloads,
 };
 
 void bench_text(char *text, size_t len)
@@ -112,17 +112,31 @@ failed:
 	return 1;
 }
 
+/* False: this machine lacks something; bench_reason says what. */
+static bool can_run(const struct workload *w)
+{
+	cpu_set_t may;
+
+	__builtin_cpu_init();
+	if ((w->flags & WORKLOAD_AVX2) && !__builtin_cpu_supports("avx2")) {
+		bench_reason = "this CPU has no AVX2";
+		return false;
+	}
+	if ((w->flags & WORKLOAD_TWO_CPUS) &&
+	    (sched_getaffinity(0, sizeof(may), &may) || CPU_COUNT(&may) < 2)) {
+		bench_reason = "one cpu is not enough";
+		return false;
+	}
+	return true;
+}
+
 static int run_child(const struct workload *w, double seconds)
 {
 	int err;
 
-	__builtin_cpu_init();
-	if ((w->flags & WORKLOAD_AVX2) && !__builtin_cpu_supports("avx2"))
-		bench_reason = "this CPU has no AVX2";
-	else if (w->flags & WORKLOAD_ONE_CPU)
+	if (w->flags & WORKLOAD_ONE_CPU)
 		one_cpu();
-	if (((w->flags & WORKLOAD_AVX2) && !__builtin_cpu_supports("avx2")) ||
-	    (w->setup && !w->setup())) {
+	if (!can_run(w) || (w->setup && !w->setup())) {
 		printf("%s skip %s\n", w->name, bench_reason);
 		err = 0;
 	} else {

@@ -1,5 +1,6 @@
 /* Moving and reading memory: libc's memcpy (vector loads and stores, or whatever it picks here),
- * rep movsq, and plain loads over more memory than caches hold. */
+ * rep movsq, plain loads over more memory than caches hold, and loads whose address the load before
+ * gives: within the first cache, and over more pages than a TLB holds. */
 #include "workload.h"
 
 #include <stdbool.h>
@@ -83,9 +84,75 @@ static uint64_t read_run(uint64_t ops)
 	return ops;
 }
 
+/* --- pointer chase: one cycle through all nodes, a node a cache line --- */
+
+#define HOPS 1024
+
+struct node {
+	struct node *next;
+	uint64_t rank; /* on the cycle */
+	uint64_t pad[6];
+};
+
+_Static_assert(sizeof(struct node) == 64, "a node is a cache line");
+
+static struct node *nodes, *here;
+static uint64_t node_count;
+
+static bool chase_setup(size_t len)
+{
+	uint64_t random = 0x9e3779b97f4a7c15, *memory, *order;
+
+	node_count = len / sizeof(struct node);
+	if (!map(&memory, len) || !map(&order, node_count * sizeof(*order)))
+		return false;
+	nodes = (struct node *)memory;
+	for (uint64_t i = 0; i < node_count; i++)
+		order[i] = i;
+	for (uint64_t i = node_count - 1; i; i--) {
+		uint64_t other = bench_random(&random) % (i + 1), moved = order[i];
+
+		order[i] = order[other];
+		order[other] = moved;
+	}
+	for (uint64_t i = 0; i < node_count; i++) {
+		nodes[order[i]].next = &nodes[order[(i + 1) % node_count]];
+		nodes[order[i]].rank = i;
+	}
+	munmap(order, node_count * sizeof(*order));
+	here = nodes;
+	return true;
+}
+
+static bool chase16k_setup(void)
+{
+	return chase_setup(16 << 10);
+}
+
+static bool chase16m_setup(void)
+{
+	return chase_setup(16 << 20);
+}
+
+/* An operation is HOPS loads; the next goes on where it ended. */
+static uint64_t chase_run(uint64_t ops)
+{
+	uint64_t end = (here->rank + ops * HOPS) % node_count;
+	struct node *node = here;
+
+	for (uint64_t i = 0; i < ops; i++) {
+		for (unsigned hop = 0; hop < HOPS; hop += 4)
+			node = node->next->next->next->next;
+	}
+	here = node;
+	return node->rank == end ? ops : 0;
+}
+
 const struct workload memory_workloads[] = {
 	{ "memcpy", "memory", copy_setup, memcpy_run, 0 },
 	{ "rep_movsq", "memory", copy_setup, rep_movsq_run, 0 },
 	{ "read64m", "memory", read_setup, read_run, 0 },
+	{ "chase16k", "memory", chase16k_setup, chase_run, 0 },
+	{ "chase16m", "memory", chase16m_setup, chase_run, 0 },
 	{ 0 },
 };

@@ -16,6 +16,7 @@ enum {
 	WORKLOAD_ONE_CPU = 1, /* two tasks that alternate: keep them on one cpu, as in the guest */
 	WORKLOAD_NO_WARM_UP = 2, /* what has been done once is not the same again */
 	WORKLOAD_AVX2 = 4,
+	WORKLOAD_TWO_CPUS = 8,
 };
 
 struct workload {
@@ -31,7 +32,7 @@ struct workload {
 /* Ends with a name of NULL. */
 extern const struct workload integer_workloads[], lua_workloads[], compress_workloads[],
 	sqlite_workloads[], float_workloads[], avx2_workloads[], memory_workloads[],
-	code_workloads[], kernel_workloads[], task_workloads[], disk_workloads[];
+	code_workloads[], kernel_workloads[], task_workloads[], smp_workloads[], disk_workloads[];
 
 extern const char *bench_reason; /* why setup or run failed */
 extern const char *bench_disk;   /* file or device that disk workloads read */
