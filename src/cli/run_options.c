@@ -41,7 +41,7 @@ const struct option_def run_option_defs[] = {
 	  OPT_DISK },
 	{ "mem", "SIZE", "guest memory, as in 512M or 2G (default 512M)", OPT_MEM },
 	{ "cpus", "N", "number of virtual cpus (default 1)", OPT_CPUS },
-	{ "engine", "NAME", "interpret, or auto: the best that works here (default)", OPT_ENGINE },
+	{ "engine", "NAME", "translate, interpret, or auto: the best that works here (default)", OPT_ENGINE },
 	{ "cpu", "MODEL", "x86-64-v2, x86-64-v3 or host (default)", OPT_CPU },
 	{ "debug-exit", NULL,
 	  "add port 0xf4: writing V to it ends the run with\nstatus (V << 1) | 1", OPT_DEBUG_EXIT },
@@ -51,7 +51,7 @@ const struct option_def run_option_defs[] = {
 	{ 0 },
 };
 
-static const char *const engine_names[] = { "interpret", "auto", NULL };
+static const char *const engine_names[] = { "translate", "interpret", "auto", NULL };
 static const char *const cpu_names[] = { "x86-64-v2", "x86-64-v3", "host", NULL };
 
 static bool in_list(const char *word, const char *const *list)
@@ -175,7 +175,7 @@ static int set_name(const struct verb *verb, const char *option, const char *val
 	if (known == cpu_names)
 		return usage_error(verb, "--%s %s is unknown; known are x86-64-v2, x86-64-v3, host",
 				   option, value);
-	return usage_error(verb, "--%s %s is unknown; known are interpret, auto", option, value);
+	return usage_error(verb, "--%s %s is unknown; known are translate, interpret, auto", option, value);
 }
 
 static int set_option(struct run_options *run, const struct verb *verb, int id, const char *value)

@@ -105,7 +105,7 @@ static void entries_invalidate(struct tlb_entry *entries, unsigned count)
 	unsigned n;
 
 	for (n = 0; n < count; n++)
-		entries[n].tag = TLB_INVALID;
+		entries[n].tag = tlb_invalid(n);
 }
 
 struct soft_mmu *mmu_new(struct page_listener *listener)
@@ -155,7 +155,7 @@ static void entries_drop_nonglobal(struct tlb_entry *entries, const uint64_t *gl
 
 	for (n = 0; n < TLB_SIZE; n++)
 		if (!(global[n / 64] >> (n % 64) & 1))
-			entries[n].tag = TLB_INVALID;
+			entries[n].tag = tlb_invalid(n);
 }
 
 static void generations_forget(struct generations *g)
@@ -472,7 +472,7 @@ static void entry_drop(struct tlb_entry *entries, uint64_t page)
 	struct tlb_entry *e = &entries[(page >> PAGE_SHIFT) & (TLB_SIZE - 1)];
 
 	if (e->tag == page)
-		e->tag = TLB_INVALID;
+		e->tag = tlb_invalid((unsigned)(e - entries));
 }
 
 static void context_invlpg(struct context *c, uint64_t la)
@@ -552,7 +552,7 @@ void mmu_revoke_write(struct vcpu *v, gfn_t gfn)
 				continue;
 			for (i = 0; i < TLB_SIZE; i++)
 				if (w[i].tag + w[i].addend == host)
-					w[i].tag = TLB_INVALID;
+					w[i].tag = tlb_invalid(i);
 		}
 	}
 }
@@ -680,6 +680,20 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 		p->guarded = true;
 	}
 	return 0;
+}
+
+bool mmu_fill(struct vcpu *v, uint64_t la, unsigned access)
+{
+	unsigned size = access & 0xff;
+	bool write = access & MMU_FILL_WRITE;
+	const struct tlb_entry *table = write ? v->soft.tlb_write : v->soft.tlb_read;
+	struct piece p;
+
+	if (v->soft.mmu->check_alignment || (la & ~PAGE_MASK) + size > PAGE_SIZE)
+		return false;
+	if (piece_resolve(v, data_view(v), la, size, write, &p))
+		return false;
+	return table[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)].tag == (la & PAGE_MASK);
 }
 
 static bool is_lapic(const struct vcpu *v, gpa_t gpa)

@@ -95,6 +95,14 @@ void *mmu_write_span(struct vcpu *v, uint64_t la, unsigned len);
 /* The listener on whose behalf this vcpu's stores are made. */
 struct page_listener *mmu_listener(struct vcpu *v);
 
+/*
+ * Fills the TLB for an access of `access & 0xff` bytes at la at the current
+ * privilege. False: it would fault, or is not for the fast path (devices, page
+ * borders, pages with a reason against plain stores); v->fault is then void.
+ */
+#define MMU_FILL_WRITE (1u << 8)
+bool mmu_fill(struct vcpu *v, uint64_t la, unsigned access);
+
 /* Soft state for a software engine: allocated by its vcpu_open. */
 struct page_listener;
 struct soft_mmu *mmu_new(struct page_listener *listener);

@@ -222,6 +222,7 @@ struct engine;
 struct soft_mmu;
 struct insn;
 struct jump_entry;
+struct trace;
 
 /*
  * The software engines' fast view of arch: the soft TLB of the current address
@@ -232,6 +233,11 @@ struct jump_entry;
 #define TLB_BITS    10
 #define TLB_SIZE    (1u << TLB_BITS)
 #define TLB_INVALID 1ull /* never equal to a page address */
+/* For the data tables: besides, no address that is looked up in this slot lies within a page above. */
+static inline uint64_t tlb_invalid(unsigned slot)
+{
+	return (uint64_t)(slot ^ TLB_SIZE / 2) << 12 | TLB_INVALID;
+}
 struct tlb_entry {
 	uint64_t tag;    /* linear page address, or TLB_INVALID */
 	uint64_t addend; /* host = linear + addend */
@@ -257,6 +263,17 @@ struct soft {
 	uint64_t value;      /* scalar result of a slow load, operand of a slow store */
 	uint64_t la;         /* linear address found by a checked address computation */
 	struct soft_mmu *mmu;
+	/* The translator's: see engine/translate/runtime.c. */
+	uint64_t host_sp;     /* the thread's stack while RSP is the vcpu */
+	uint64_t resume;      /* where a stub goes back to */
+	uint64_t target;      /* of an indirect branch */
+	uint64_t callout;     /* record for the interpreter's handler */
+	uint64_t kept[9];     /* registers across the filling of a TLB entry */
+	uint32_t exit_offset; /* in the page: where translated code was left */
+	uint32_t access;      /* of a TLB miss at la: size | write << 8 */
+	uint32_t link_exit;   /* 0, or the number of the exit that could be linked */
+	bool killed;          /* some translation died since translated code was entered */
+	struct trace *hot;    /* a trace that was executed often enough to be translated */
 	uint8_t bounce[64] __attribute__((aligned(64))); /* vector operand on a slow path */
 };
 

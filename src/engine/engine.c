@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <string.h>
 
-static const struct engine *const engines[] = { &engine_interpret };
+static const struct engine *const engines[] = { &engine_interpret, &engine_translate };
 
 const struct engine *engine_find(const char *name)
 {

@@ -35,8 +35,9 @@ struct engine {
 };
 
 extern const struct engine engine_interpret;
+extern const struct engine engine_translate;
 
-/* name: "interpret" or "auto"; NULL if unknown. */
+/* name: "interpret", "translate" or "auto"; NULL if unknown. */
 const struct engine *engine_find(const char *name);
 
 #endif

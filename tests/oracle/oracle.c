@@ -5,6 +5,7 @@
  *   oracle --one SEED     repeats one case and shows both results
  *   --compat              32-bit code under a 64-bit kernel
  *   --step                the engine executes one instruction at a time
+ *   --translate           the translator instead of the interpreter
  *
  * Exit status 0: all equal; 1: some differ; 2: usage or host trouble; 77: skipped.
  */
@@ -26,7 +27,7 @@ struct run {
 	const char *only;
 	uint64_t seed, next, total, failed, unsteady, lost, faults;
 	unsigned max_failures;
-	bool stepping, compat;
+	bool stepping, compat, translate;
 };
 
 static uint64_t case_seed(const struct run *run, uint64_t n)
@@ -142,7 +143,7 @@ static void run_all(struct run *run)
 static int usage(void)
 {
 	fprintf(stderr, "usage: oracle [--cases N] [--seed N] [--model NAME] [--only TEXT] "
-			"[--failures N] [--compat] [--step] [--one SEED]\n");
+			"[--failures N] [--compat] [--step] [--translate] [--one SEED]\n");
 	return 2;
 }
 
@@ -157,6 +158,7 @@ int main(int argc, char **argv)
 		{ "failures", required_argument, NULL, 'f' },
 		{ "compat", no_argument, NULL, '3' },
 		{ "step", no_argument, NULL, 'S' },
+		{ "translate", no_argument, NULL, 'T' },
 		{ 0 },
 	};
 	struct run run = { .total = 100000, .seed = 1, .max_failures = 10 };
@@ -194,6 +196,9 @@ int main(int argc, char **argv)
 		case 'S':
 			run.stepping = true;
 			break;
+		case 'T':
+			run.translate = true;
+			break;
 		default:
 			return usage();
 		}
@@ -222,7 +227,7 @@ int main(int argc, char **argv)
 	}
 	generate_data(pristine, 0x1e5);
 	run.native = native_start(pristine, run.cases, run.compat);
-	run.target = target_new(pristine, model, run.stepping, run.compat);
+	run.target = target_new(pristine, model, run.stepping, run.compat, run.translate);
 	if (!run.native || !run.target)
 		return 2;
 	if (only_one) {

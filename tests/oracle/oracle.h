@@ -156,7 +156,7 @@ bool native_wait(struct native *n);
 /* oracle_engine.c */
 struct target;
 struct target *target_new(const uint8_t *pristine, const struct cpu_model *model, bool stepping,
-			  bool compat);
+			  bool compat, bool translate);
 void target_free(struct target *t);
 void target_run(struct target *t, struct oracle_case *c);
 

@@ -15,6 +15,7 @@
 #include "cpu/xsave.h"
 #include "engine/engine.h"
 #include "engine/interpret/insn.h"
+#include "engine/translate/translate.h"
 #include "mem/dma.h"
 #include "mem/ram.h"
 #include "oracle.h"
@@ -173,7 +174,7 @@ static void initial_arch(struct target *t, bool compat)
 }
 
 struct target *target_new(const uint8_t *pristine, const struct cpu_model *model, bool stepping,
-			  bool compat)
+			  bool compat, bool translate)
 {
 	struct target *t = aligned_alloc(64, (sizeof(*t) + 63) & ~63ul);
 	const char *error = NULL;
@@ -190,6 +191,11 @@ struct target *target_new(const uint8_t *pristine, const struct cpu_model *model
 	t->v.mmio = bus_new(1ull << 52);
 	t->v.clock = vclock_new_manual(model->tsc_khz);
 	t->v.engine = &engine_interpret;
+	if (translate) {
+		/* Every instruction is translated when first met, and leaves exact flags behind. */
+		translate_options = (struct translate_options){ .heat = 1, .exact = true };
+		t->v.engine = &engine_translate;
+	}
 	if (!t->v.ram || !t->v.pio || !t->v.mmio || !t->v.clock ||
 	    apic_bus_attach(apic_bus_new(), &t->v)) {
 		perror("oracle: machine");
@@ -206,7 +212,10 @@ struct target *target_new(const uint8_t *pristine, const struct cpu_model *model
 	t->v.arch = t->initial;
 	t->v.engine->enter(&t->v);
 	watched = &t->v;
-	signal(SIGALRM, on_alarm);
+	/* Translated code has the vcpu in RSP: handlers need a stack of their own. */
+	sigaltstack(&(stack_t){ .ss_sp = malloc(65536), .ss_size = 65536 }, NULL);
+	sigaction(SIGALRM, &(struct sigaction){ .sa_handler = on_alarm, .sa_flags = SA_ONSTACK },
+		  NULL);
 	return t;
 }
 

@@ -59,26 +59,32 @@ enum trace_exit {
 	TRACE_STALE,  /* as NEXT, but what the jump cache says of rip is out of date */
 	TRACE_LINK,   /* as NEXT, and soft.link_from may point its link there */
 	TRACE_EVENTS, /* mode or interrupt state may have changed: look at everything */
+	TRACE_SLOW,   /* translated code: the instruction at rip is for the interpreter */
+	TRACE_HOT,    /* soft.hot is to be translated */
 };
 
 /* Code that returns from insn_run. */
 extern const char insn_exit[];
 /* Runs a trace's code until something answers insn_exit. */
 void insn_run(struct vcpu *v, const void *code);
+/* Behind a trace's count-down: leaves with TRACE_HOT. first: its first record. */
+const void *insn_hot(struct vcpu *v, const struct insn *first);
 /* What every record of a killed trace does instead: leave with the exact rip. */
 const void *insn_stale(struct vcpu *v, const struct insn *i);
 
 /* Cache of linear code addresses: valid while soft.code_gen or global_gen is what it was when
  * filled. */
-#define JUMP_BITS 12
+#define JUMP_BITS 13
 struct jump_entry {
 	uint64_t rip;
 	uint64_t gen;
 	const void *target; /* a trace's code */
+	const void *fast;   /* the same for translated code */
 };
+_Static_assert(sizeof(struct jump_entry) == 32, "translated code shifts by five");
 static inline struct jump_entry *jump_slot(struct vcpu *v, uint64_t rip)
 {
-	return &v->soft.jumps[(rip ^ rip >> JUMP_BITS) & ((1u << JUMP_BITS) - 1)];
+	return &v->soft.jumps[rip & ((1u << JUMP_BITS) - 1)];
 }
 static inline bool jump_valid(const struct vcpu *v, const struct jump_entry *e)
 {

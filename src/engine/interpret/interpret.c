@@ -17,6 +17,7 @@
 #include "engine/interpret/ops.h"
 #include "engine/interpret/sysop.h"
 #include "engine/interpret/vector.h"
+#include "engine/translate/translate.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -26,6 +27,7 @@ struct interpret {
 	struct trace_cache cache;
 	struct decoder decoder;
 	struct native_code *native;
+	struct translator *translator; /* of the translate engine, else NULL */
 	struct trace *step; /* scratch for code that cannot be cached */
 	bool window; /* an interrupt waits for IF: look at events after every instruction that may
 			raise it */
@@ -106,6 +108,14 @@ static void fetch_from_bus(struct vcpu *v, gpa_t gpa, uint8_t *bytes, unsigned l
 		bytes[n] = (uint8_t)bus_read(v->mmio, gpa + n, 1);
 }
 
+static void flush(struct interpret *in)
+{
+	trace_cache_flush(&in->cache);
+	native_code_reset(in->native);
+	if (in->translator)
+		translator_flush(in->translator);
+}
+
 static uint64_t linear_rip(const struct vcpu *v)
 {
 	if (v->soft.mode & MODE_CODE64)
@@ -134,8 +144,7 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 
 		t = plain ? trace_begin(&in->cache) : in->step;
 		if (!t) {
-			trace_cache_flush(&in->cache);
-			native_code_reset(in->native);
+			flush(in);
 			continue;
 		}
 		if (host)
@@ -168,13 +177,14 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 		if (status == DECODE_OK && !trace_emit(&in->cache, t, in->decoder.hints))
 			status = DECODE_FULL;
 		if (status == DECODE_FULL) {
-			trace_cache_flush(&in->cache);
-			native_code_reset(in->native);
+			flush(in);
 			continue;
 		}
 		t->gpa = gpa;
 		t->gpa2 = gpa2 == ~0ull ? gpa2 : gpa2 & PAGE_MASK;
 		t->mode = v->soft.mode | (most == 1 ? MODE_STEP : 0);
+		t->heat = most == 1 || !plain || !(t->mode & MODE_CODE64) ? INT32_MAX
+									  : in->cache.heat - 1;
 		if (!plain) {
 			t->dead = true; /* never found again */
 			return t;
@@ -317,7 +327,8 @@ static bool attend(struct vcpu *v, struct interpret *in, enum vcpu_exit *why)
 
 	if (req & REQ_CODE) {
 		atomic_fetch_and(&v->req, ~(uint32_t)REQ_CODE);
-		trace_cache_hear(&in->cache);
+		if (!trace_cache_hear(&in->cache))
+			flush(in);
 	}
 	if (req & REQ_FLUSH) {
 		atomic_fetch_and(&v->req, ~(uint32_t)REQ_FLUSH);
@@ -347,6 +358,61 @@ static bool attend(struct vcpu *v, struct interpret *in, enum vcpu_exit *why)
 	return true;
 }
 
+/* Where to go on in a trace or region, by interpreted and by translated code. */
+static const void *code_of(const struct interpret *in, const struct trace *t, const void **fast)
+{
+	if (t->region) {
+		*fast = region_entry(t->region);
+		return region_enter(t->region);
+	}
+	*fast = in->translator ? translator_leave(in->translator) : NULL;
+	return trace_code(&in->cache, t);
+}
+
+/* The trace that was found hot becomes a region. */
+static void promote(struct vcpu *v, struct interpret *in)
+{
+	struct trace *t = v->soft.hot;
+	const uint8_t *host;
+	gpa_t gpa;
+
+	v->soft.hot = NULL;
+	t->heat = INT32_MAX;
+	if (t->dead || t->gpa2 != ~0ull || mmu_fetch(v, v->arch.rip, &gpa, &host) || !host ||
+	    gpa != t->gpa || t->mode != v->soft.mode)
+		return;
+	vcpu_fp_park(v);
+	switch (translator_translate(in->translator, gpa, v->arch.rip, host)) {
+	case TRANSLATE_DONE: {
+		struct trace *r;
+
+		trace_promote(&in->cache, t, NULL);
+		r = trace_find(&in->cache, gpa, v->soft.mode);
+		trace_code_redirect(&in->cache, t, region_enter(r->region));
+		break;
+	}
+	case TRANSLATE_NEVER:
+		break;
+	case TRANSLATE_FULL:
+		flush(in);
+		break;
+	}
+}
+
+/* One instruction that translated code leaves to us. */
+static void execute_slow(struct vcpu *v, struct interpret *in)
+{
+	struct trace *t = trace_at(v, in, 1);
+
+	if (!t) {
+		v->soft.exit = TRACE_FAULT;
+		return;
+	}
+	v->arch.rflags &= ~(uint64_t)FLAG_RF;
+	vcpu_fp_load(v);
+	insn_run(v, trace_code(&in->cache, t));
+}
+
 static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 {
 	struct interpret *in = v->engine_priv;
@@ -354,18 +420,23 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 	bool look = true;
 
 	for (;;) {
-		const void *first, *code;
+		const void *first, *code, *fast;
 		const struct insn *from;
+		uint32_t exit;
 		struct jump_entry *e;
 		struct trace *t;
 		uint64_t flushes;
 
 		from = v->soft.link_from;
 		v->soft.link_from = NULL;
+		exit = v->soft.link_exit;
+		v->soft.link_exit = 0;
+		v->soft.killed = false;
 		if (look || atomic_load_explicit(&v->req, memory_order_relaxed)) {
 			/* An event delivered here moves rip: it is no longer the target of that
 			 * branch. */
 			from = NULL;
+			exit = 0;
 			if (attend(v, in, &why))
 				return why;
 			look = false;
@@ -379,7 +450,7 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			continue;
 		}
 		e = jump_slot(v, v->arch.rip);
-		if (!from && e->rip == v->arch.rip && jump_valid(v, e) &&
+		if (!from && !exit && e->rip == v->arch.rip && jump_valid(v, e) &&
 		    v->soft.exit != TRACE_STALE) {
 			first = e->target;
 			goto run;
@@ -391,13 +462,15 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			look = true;
 			continue;
 		}
-		code = trace_code(&in->cache, t);
+		code = code_of(in, t, &fast);
+		if (exit && t->region && flushes == in->cache.flushes)
+			translator_link(in->translator, exit, t->region);
 		if (!t->dead) {
 			bool global = v->soft.fetch_global && t->gpa2 == ~0ull;
 
 			*e = (struct jump_entry){ v->arch.rip,
 						  global ? v->soft.global_gen : v->soft.code_gen,
-						  code };
+						  code, fast };
 			/* decode_at may have emptied the pool and with it the branch we came from.
 			 */
 			if (from && flushes == in->cache.flushes && t->gpa2 == ~0ull)
@@ -408,7 +481,12 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		v->arch.rflags &= ~(uint64_t)FLAG_RF;
 		vcpu_fp_load(v);
 		insn_run(v, first);
+		if (v->soft.exit == TRACE_SLOW)
+			execute_slow(v, in);
 		switch (v->soft.exit) {
+		case TRACE_HOT:
+			promote(v, in);
+			break;
 		case TRACE_FAULT:
 			deliver_fault(v);
 			look = true;
@@ -422,7 +500,8 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 	}
 }
 
-static int interpret_open(struct vcpu *v, const char **error)
+static int engine_open(struct vcpu *v, const struct translate_options *translate,
+		       const char **error)
 {
 	struct interpret *in = calloc(1, sizeof(*in));
 
@@ -440,12 +519,15 @@ static int interpret_open(struct vcpu *v, const char **error)
 	    native_code_cover(in->native, in->cache.code.rx, in->cache.code.bytes))
 		goto fail_all;
 	decoder_init(&in->decoder, v, &in->cache, in->native);
+	if (translate && translator_open(&in->translator, v, &in->decoder, translate, error))
+		goto fail_translator;
 	v->soft.jumps = in->cache.jumps;
 	v->engine_priv = in;
 	return 0;
 
 fail_all:
 	*error = "out of memory for the interpreter";
+fail_translator:
 	free(in->step);
 	mmu_free(v->soft.mmu);
 	v->soft.mmu = NULL;
@@ -457,6 +539,18 @@ fail_free:
 	return -ENOMEM;
 }
 
+static int interpret_open(struct vcpu *v, const char **error)
+{
+	return engine_open(v, NULL, error);
+}
+
+struct translate_options translate_options;
+
+static int translate_open(struct vcpu *v, const char **error)
+{
+	return engine_open(v, &translate_options, error);
+}
+
 static void interpret_close(struct vcpu *v)
 {
 	struct interpret *in = v->engine_priv;
@@ -464,6 +558,7 @@ static void interpret_close(struct vcpu *v)
 	if (!in)
 		return;
 	trace_cache_close(&in->cache);
+	translator_close(in->translator);
 	native_code_free(in->native);
 	mmu_free(v->soft.mmu);
 	free(in->step);
@@ -504,6 +599,16 @@ static void interpret_kick(struct vcpu *v)
 const struct engine engine_interpret = {
 	.name = "interpret",
 	.vcpu_open = interpret_open,
+	.vcpu_close = interpret_close,
+	.enter = interpret_enter,
+	.run = interpret_run,
+	.leave = interpret_leave,
+	.kick = interpret_kick,
+};
+
+const struct engine engine_translate = {
+	.name = "translate",
+	.vcpu_open = translate_open,
 	.vcpu_close = interpret_close,
 	.enter = interpret_enter,
 	.run = interpret_run,

@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "cpu/fpstate.h"
 #include "engine/interpret/code_memory.h"
+#include "engine/translate/translate.h"
 #include <signal.h>
 #include <stdlib.h>
 #include <ucontext.h>
@@ -60,12 +61,18 @@ static void fp_signal(int sig, siginfo_t *info, void *context)
 {
 	ucontext_t *uc = context;
 	greg_t *regs = uc->uc_mcontext.gregs;
+	const void *go_on;
 
 	if (in_ranges((uintptr_t)regs[REG_RIP])) {
 		/* RDI and RSI still hold the vcpu and the record, RSP what it was at the record's
 		 * entry. */
 		regs[REG_RDX] = regs[REG_TRAPNO];
 		regs[REG_RIP] = (greg_t)(uintptr_t)native_fault_tail;
+		regs[REG_EFL] &= ~(greg_t)(1 << 10);
+		return;
+	}
+	if ((go_on = translator_trap((uintptr_t)regs[REG_RIP], regs)) != NULL) {
+		regs[REG_RIP] = (greg_t)(uintptr_t)go_on;
 		regs[REG_EFL] &= ~(greg_t)(1 << 10);
 		return;
 	}

@@ -22,6 +22,13 @@ const void *insn_stale(struct vcpu *v, const struct insn *i)
 	STOP(v);
 }
 
+const void *insn_hot(struct vcpu *v, const struct insn *first)
+{
+	v->soft.hot = (struct trace *)((uintptr_t)first - offsetof(struct trace, insns));
+	v->soft.exit = TRACE_HOT;
+	STOP(v);
+}
+
 static unsigned trace_slot(gpa_t gpa, uint32_t mode)
 {
 	uint64_t x = gpa ^ (uint64_t)mode << 7 ^ gpa >> TRACE_HASH_BITS;
@@ -67,9 +74,21 @@ static void trace_kill(struct trace_cache *c, struct trace *t)
 	if (t->dead)
 		return;
 	t->dead = true;
-	trace_code_kill(c, t);
+	if (t->region)
+		c->region_kill(t->region);
+	else
+		trace_code_kill(c, t);
 	hash_remove(c, t);
 	c->killed++;
+}
+
+void trace_promote(struct trace_cache *c, struct trace *t, const void *target)
+{
+	if (t->dead)
+		return;
+	t->dead = true;
+	trace_code_redirect(c, t, target);
+	hash_remove(c, t);
 }
 
 /* Which of a trace's two lists belongs to page gfn. */
@@ -83,7 +102,10 @@ static bool touches(const struct trace *t, gfn_t gfn, unsigned offset, unsigned 
 {
 	unsigned first, last;
 
-	if (list_of(t, gfn) == 0) {
+	if (t->region) {
+		first = t->returns[0];
+		last = t->returns[1];
+	} else if (list_of(t, gfn) == 0) {
 		first = (unsigned)(t->gpa & ~PAGE_MASK);
 		last = first + t->bytes - 1;
 	} else {
@@ -149,7 +171,7 @@ static void on_revoke_write(struct page_listener *listener, struct page_listener
 		announce(c, gfn, 0, 0);
 }
 
-void trace_cache_hear(struct trace_cache *c)
+bool trace_cache_hear(struct trace_cache *c)
 {
 	struct news news[NEWS_MAX];
 	unsigned count, n;
@@ -164,9 +186,8 @@ void trace_cache_hear(struct trace_cache *c)
 	c->news_overflow = false;
 	spin_unlock(&c->lock);
 	if (overflow) {
-		trace_cache_flush(c);
 		mmu_flush_all(c->v);
-		return;
+		return false;
 	}
 	for (n = 0; n < count; n++) {
 		if (news[n].len)
@@ -174,6 +195,7 @@ void trace_cache_hear(struct trace_cache *c)
 		else
 			mmu_revoke_write(c->v, news[n].gfn);
 	}
+	return true;
 }
 
 void trace_cache_flush(struct trace_cache *c)
@@ -268,8 +290,7 @@ static uint64_t granules(unsigned first, unsigned last)
 	return (~0ull >> (63 - (b - a))) << a;
 }
 
-static bool page_register(struct trace_cache *c, struct trace *t, gfn_t gfn, unsigned first,
-			  unsigned last)
+static bool page_register(struct trace_cache *c, struct trace *t, gfn_t gfn, uint64_t granules)
 {
 	struct code_page *p = page_find(c, gfn);
 	unsigned list = list_of(t, gfn);
@@ -285,7 +306,7 @@ static bool page_register(struct trace_cache *c, struct trace *t, gfn_t gfn, uns
 		p->hash_next = *slot;
 		*slot = p;
 	}
-	page_add_code(c->v->ram, &c->listener, gfn, granules(first, last));
+	page_add_code(c->v->ram, &c->listener, gfn, granules);
 	t->page_next[list] = p->traces;
 	p->traces = t;
 	return true;
@@ -299,8 +320,10 @@ bool trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded
 	bool crosses = last >= PAGE_SIZE;
 
 	t->dead = false;
+	t->region = NULL;
 	t->page_next[0] = t->page_next[1] = NULL;
-	if (!page_register(c, t, t->gpa >> PAGE_SHIFT, first, crosses ? PAGE_SIZE - 1 : last))
+	if (!page_register(c, t, t->gpa >> PAGE_SHIFT,
+			   granules(first, crosses ? PAGE_SIZE - 1 : last)))
 		return false;
 	/* From here on the trace is reachable by a kill, so its memory is spent even if we say no.
 	 */
@@ -309,7 +332,7 @@ bool trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded
 	c->bottom += -(uintptr_t)c->bottom & 63;
 	t->hash_next = c->hash[slot];
 	c->hash[slot] = t;
-	if (crosses && !page_register(c, t, t->gpa2 >> PAGE_SHIFT, 0, last - PAGE_SIZE)) {
+	if (crosses && !page_register(c, t, t->gpa2 >> PAGE_SHIFT, granules(0, last - PAGE_SIZE))) {
 		trace_kill(c, t);
 		return false;
 	}
@@ -322,5 +345,19 @@ bool trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded
 		return false;
 	}
 	c->decoded += t->count;
+	return true;
+}
+
+bool trace_add_region(struct trace_cache *c, struct trace *t, uint64_t covered)
+{
+	unsigned slot = trace_slot(t->gpa, t->mode);
+
+	t->dead = false;
+	t->gpa2 = ~0ull;
+	t->page_next[0] = t->page_next[1] = NULL;
+	if (!page_register(c, t, t->gpa >> PAGE_SHIFT, covered))
+		return false;
+	t->hash_next = c->hash[slot];
+	c->hash[slot] = t;
 	return true;
 }

@@ -24,6 +24,8 @@ struct trace {
 	uint32_t mode;
 	uint16_t count, bytes;
 	bool dead;
+	int32_t heat;          /* executions left until it is found hot */
+	struct region *region; /* no trace of ours but a translation, which dies with it */
 	uint32_t code; /* offset in the cache's code memory */
 	uint16_t code_bytes;
 	uint16_t returns[TRACE_MAX_INSNS +
@@ -84,6 +86,9 @@ struct trace_cache {
 	bool news_overflow;
 	struct news news[NEWS_MAX];
 	uint64_t flushes, decoded, killed;
+	/* The translator above, if any. */
+	int32_t heat; /* what a new trace starts with; 0: nobody wants to know */
+	void (*region_kill)(struct region *region);
 };
 
 /* What insn_run and a link take: the trace's code. */
@@ -92,18 +97,26 @@ static inline const void *trace_code(const struct trace_cache *cache, const stru
 	return cache->code.rx + trace->code;
 }
 
+/* The trace was translated: whoever comes to its code goes to `target`; nobody finds it any more. */
+void trace_promote(struct trace_cache *cache, struct trace *trace, const void *target);
+
 /* Writes the code of a trace whose records and count are filled. False: code memory is full. */
 bool trace_emit(struct trace_cache *cache, struct trace *trace, const struct trace_hint *hints);
 /* From now on every record of the trace leaves through insn_stale. */
 void trace_code_kill(struct trace_cache *cache, const struct trace *trace);
+/* From now on whoever enters the trace goes to target instead. */
+void trace_code_redirect(struct trace_cache *cache, const struct trace *trace, const void *target);
 
 int trace_cache_open(struct trace_cache *cache, struct vcpu *v, size_t pool_bytes,
 		     const char **error);
 void trace_cache_close(struct trace_cache *cache);
 /* Forget everything. Dispatcher only. */
 void trace_cache_flush(struct trace_cache *cache);
-/* Act on what other threads announced. */
-void trace_cache_hear(struct trace_cache *cache);
+/* Act on what other threads announced. False: too much for the queue, everything must be flushed. */
+bool trace_cache_hear(struct trace_cache *cache);
+
+/* Makes a region findable and its bytes watched. False: no room. */
+bool trace_add_region(struct trace_cache *cache, struct trace *head, uint64_t granules);
 
 struct trace *trace_find(struct trace_cache *cache, gpa_t gpa, uint32_t mode);
 /* Room for a trace of TRACE_MAX_INSNS at the bottom, not yet claimed; NULL when the pool must be

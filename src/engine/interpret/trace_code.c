@@ -21,9 +21,10 @@
 
 #define BIAS        128 /* records 0..7 get the short form of the displacement */
 #define ENTRY_BYTES 10
+#define HEAT_BYTES  15
 #define MOST_BYTES  (16 + HINT_NATIVE_MOST) /* for one record */
 
-extern const char trace_stale[];
+extern const char trace_stale[], trace_hot[];
 
 __asm__(".text\n"
 	".globl insn_run\n"
@@ -50,6 +51,13 @@ __asm__(".text\n"
 	"	mov %rbx, %rdi\n"
 	"	call insn_stale\n"
 	"1:	jmp *%rax\n"
+	".globl trace_hot\n"
+	".hidden trace_hot\n"
+	"trace_hot:\n"
+	"	mov %rbx, %rdi\n"
+	"	lea -128(%r12), %rsi\n"
+	"	call insn_hot\n"
+	"	jmp *%rax\n"
 	".size insn_run, . - insn_run\n");
 
 static void put_rel32(struct trace_cache *c, uint32_t at, const void *target)
@@ -204,11 +212,21 @@ bool trace_emit(struct trace_cache *c, struct trace *t, const struct trace_hint 
 	struct writer w = { c->code.rw + c->code_used };
 	unsigned n, count = 0;
 
-	if (c->code_used + ENTRY_BYTES + (t->count + 1u) * MOST_BYTES > c->code.bytes)
+	if (c->code_used + ENTRY_BYTES + HEAT_BYTES + (t->count + 1u) * MOST_BYTES > c->code.bytes)
 		return false;
 	t->code = c->code_used;
 	put(&w, 0xbc49, 2); /* mov r12, imm64 */
 	put(&w, (uintptr_t)t->insns + BIAS, 8);
+	if (c->heat) {
+		/* sub dword [r12 + heat - records - bias], 1; js trace_hot */
+		put(&w, 0x24ac8341, 4);
+		put(&w, (uint32_t)((int)offsetof(struct trace, heat) -
+				   (int)offsetof(struct trace, insns) - BIAS), 4);
+		put(&w, 1, 1);
+		put(&w, 0x880f, 2);
+		put_rel32(c, (uint32_t)(w.p - c->code.rw), trace_hot);
+		w.p += 4;
+	}
 	for (n = 0; n <= t->count; n++) {
 		const struct insn *i = &t->insns[n];
 
@@ -266,4 +284,10 @@ void trace_code_kill(struct trace_cache *c, const struct trace *t)
 	for (n = 0; n < t->count; n++)
 		if (t->returns[n])
 			put_stale(c, t->code + t->returns[n], n + 1);
+}
+
+void trace_code_redirect(struct trace_cache *c, const struct trace *t, const void *target)
+{
+	c->code.rw[t->code] = 0xe9; /* jmp */
+	put_rel32(c, t->code + 1, target);
 }

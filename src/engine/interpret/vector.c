@@ -82,8 +82,7 @@ static bool in_class(const ZydisDecodedInstruction *insn)
 	}
 }
 
-/* Control instructions leave the x87's instruction and data pointers alone. */
-static bool x87_control(ZydisMnemonic mnemonic)
+bool x87_control(ZydisMnemonic mnemonic)
 {
 	switch (mnemonic) {
 	case ZYDIS_MNEMONIC_FNINIT:

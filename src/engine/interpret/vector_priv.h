@@ -58,6 +58,9 @@ insn_handler *vector_special(struct vcpu *v, struct native_code *code,
  */
 int vector_linear(struct vcpu *v, unsigned seg, uint64_t ea, unsigned size, bool write);
 
+/* Control instructions leave the x87's instruction and data pointers alone. */
+bool x87_control(ZydisMnemonic mnemonic);
+
 static inline bool alignment_checked(const struct vcpu *v)
 {
 	return v->arch.cpl == 3 && (v->arch.cr0 & CR0_AM) && (v->arch.rflags & FLAG_AC);
