@@ -83,6 +83,12 @@ enum case_skip {
 	/* An engine that stops between iterations of REP CMPS shows the flags of the last one; with
 	   --step. */
 	SKIP_FAULT_FLAGS = 1 << 4,
+	/* AMD: how far a gather came, and whether the mask shows it. */
+	SKIP_FAULT_VECTORS = 1 << 6,
+	/* AMD: the SHA extension wants no alignment. */
+	SKIP_ALIGNMENT = 1 << 7,
+	/* AMD: with alignment checks on, which vector accesses are checked, and before what. */
+	SKIP_ALIGNMENT_CHECK = 1 << 8,
 };
 
 /* xoshiro256** */
@@ -142,6 +148,11 @@ const struct template *template_pick(struct rng *r, const char *only);
 void generate_data(uint8_t *pages, uint64_t seed); /* DATA_PAGES pages */
 void generate_case(struct oracle_case *c, uint64_t seed, const char *only, bool compat);
 
+/* oracle_vendor.c: of this host. */
+bool vendor_is_amd(void);
+/* The two ran into what this host's CPU has of its own. */
+bool vendor_incomparable(const struct oracle_result *native, const struct oracle_result *engine);
+
 /* oracle_native.c: a child process. */
 struct native;
 struct native *native_start(const uint8_t *pristine, struct oracle_case *cases, bool compat);
@@ -152,6 +163,11 @@ extern const uint8_t low_stub_code[EPILOGUE_SIZE];
 void native_submit(struct native *n, unsigned first, unsigned count);
 /* Waits. False: the child died; it is started again and the rest of the batch is marked lost. */
 bool native_wait(struct native *n);
+/*
+ * False: this CPU forgets where the last x87 instruction was, unless its exception is pending, as
+ * AMD's do (APM 1, 6.2.5); XSAVE then writes zeros, and there is nothing to compare with.
+ */
+bool native_keeps_fip(void);
 
 /* oracle_engine.c */
 struct target;

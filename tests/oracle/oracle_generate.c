@@ -155,7 +155,7 @@ static void fx_image(struct rng *r, uint8_t *fx)
 	memcpy(fx, &fcw, 2);
 	memcpy(fx + 2, &fsw, 2);
 	fx[4] = (uint8_t)(rng_chance(r, 50) ? rng_next(r) : rng_chance(r, 70) ? 0xff : 0);
-	if (rng_chance(r, 50)) {
+	if (rng_chance(r, 50) && native_keeps_fip()) {
 		uint32_t pointers[4] = { rng_below(r, 1u << 31), 0, rng_below(r, 1u << 31), 0 };
 
 		memcpy(fx + 8, pointers, 16);
@@ -269,7 +269,7 @@ static bool build(struct rng *r, const struct template *t, struct piece *p, bool
 			return false;
 	}
 	memcpy(p->bytes, bytes, p->insn.length);
-	return template_acceptable(&p->insn);
+	return template_acceptable(&p->insn) && !vendor_excluded(&p->insn);
 }
 
 static bool is_gpr(ZydisRegister reg)
@@ -651,7 +651,7 @@ void generate_case(struct oracle_case *c, uint64_t seed, const char *only, bool 
 			continue;
 		if (relative_branch(&p.insn))
 			c->branches = true;
-		c->skip |= skips(&p);
+		c->skip |= skips(&p) | vendor_skips(&p.insn, p.ops);
 		branches[c->insns] = p.insn;
 		append(c, &p);
 		written |= written_gprs(&p);

@@ -135,6 +135,20 @@ static volatile bool running;
 static uint8_t *code_alias;
 static uint8_t *data_alias[DATA_PAGES];
 
+bool native_keeps_fip(void)
+{
+	static uint8_t fx[512] __attribute__((aligned(16)));
+	static int known; /* 1: yes, 2: no */
+	uint64_t fip;
+
+	if (!known) {
+		asm volatile("fninit\n\tfld1\n\tfxsave64 %0\n\tfninit" : "=m"(fx));
+		memcpy(&fip, fx + 8, 8);
+		known = fip ? 1 : 2;
+	}
+	return known == 1;
+}
+
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	ucontext_t *uc = context;
