@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "bus/bus.h"
 #include "cpu/excp.h"
+#include "cpu/exclusive.h"
 #include "cpu/fpstate.h"
 #include "cpu/lapic.h"
 #include "cpu/mode.h"
@@ -77,6 +78,15 @@ struct watch {
 	bool on_read;
 };
 
+/* What one page of an access turned out to be. */
+struct piece {
+	uint64_t la;
+	uint8_t *host; /* NULL: MMIO at gpa */
+	gpa_t gpa;
+	unsigned len;
+	bool guarded; /* a write that must tell the page authority */
+};
+
 struct soft_mmu {
 	struct context contexts[CONTEXTS];
 	struct context *current;
@@ -93,6 +103,13 @@ struct soft_mmu {
 	uint64_t watched_dr[5]; /* DR0-3 and DR7 that `watch` reflects */
 	struct watch watch[4];
 	uint64_t watch_hits;
+	struct locked {
+		struct piece piece[2];
+		unsigned count; /* pieces to store at the end; 0: the guest's bytes themselves */
+		bool guarded;   /* those of piece[0], which the page authority must hear of */
+		bool exclusive;
+		uint8_t copy[16] __attribute__((aligned(16)));
+	} locked; /* between mmu_lock and mmu_unlock */
 };
 
 struct page_listener *mmu_listener(struct vcpu *v)
@@ -557,15 +574,6 @@ void mmu_revoke_write(struct vcpu *v, gfn_t gfn)
 	}
 }
 
-/* What one page of an access turned out to be. */
-struct piece {
-	uint64_t la;
-	uint8_t *host; /* NULL: MMIO at gpa */
-	gpa_t gpa;
-	unsigned len;
-	bool guarded; /* a write that must tell the page authority */
-};
-
 static bool page_watched(const struct soft_mmu *mmu, uint64_t la)
 {
 	uint64_t page = la & PAGE_MASK;
@@ -900,6 +908,56 @@ void *mmu_write_span(struct vcpu *v, uint64_t la, unsigned len)
 	    v->soft.mmu->watching)
 		return NULL;
 	return p[0].host;
+}
+
+void *mmu_lock(struct vcpu *v, uint64_t la, unsigned len)
+{
+	struct soft_mmu *mmu = v->soft.mmu;
+	struct locked *l = &mmu->locked;
+	unsigned n, done = 0;
+
+	/* Before the look at the page tables: while we wait here others may change them. */
+	l->exclusive = (la & 63) + len > 64;
+	if (l->exclusive)
+		exclusive_begin(v);
+	if (resolve(v, la, len, true, MMU_CPL, l->piece, &l->count)) {
+		if (l->exclusive)
+			exclusive_end(v);
+		return NULL;
+	}
+	l->guarded = l->piece[0].guarded;
+	if (!l->exclusive && l->piece[0].host &&
+	    (!l->guarded || !page_write_begin(v->ram, mmu->listener, l->piece[0].gpa, len))) {
+		if (mmu->watching)
+			watch_check(mmu, la, len, true);
+		l->count = 0;
+		return l->piece[0].host;
+	}
+	/* Devices, ROM, split operands: piece_store() deals with each. */
+	for (n = 0; n < l->count; n++) {
+		piece_load(v, &l->piece[n], l->copy + done);
+		done += l->piece[n].len;
+	}
+	return l->copy;
+}
+
+void mmu_unlock(struct vcpu *v)
+{
+	struct locked *l = &v->soft.mmu->locked;
+	unsigned n, done = 0;
+
+	if (!l->count) {
+		if (l->guarded)
+			page_write_end(v->ram, v->soft.mmu->listener, l->piece[0].gpa,
+				       l->piece[0].len);
+		return;
+	}
+	for (n = 0; n < l->count; n++) {
+		piece_store(v, &l->piece[n], l->copy + done);
+		done += l->piece[n].len;
+	}
+	if (l->exclusive)
+		exclusive_end(v);
 }
 
 int mmu_fetch(struct vcpu *v, uint64_t la, gpa_t *gpa, const uint8_t **host)

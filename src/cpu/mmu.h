@@ -92,6 +92,18 @@ int mmu_fetch(struct vcpu *v, uint64_t la, gpa_t *gpa, const uint8_t **host);
  */
 void *mmu_write_span(struct vcpu *v, uint64_t la, unsigned len);
 
+/*
+ * A locked read-modify-write of len bytes (at most 16) at la, at the current
+ * privilege, of any kind of memory and any alignment: host pointer on which the
+ * caller executes the host's locked instruction of that size, at once, and then
+ * calls mmu_unlock(). The instruction always counts as a write. NULL: a fault
+ * in v->fault, nothing to unlock. Operands that split a cache line get a copy
+ * while all other vcpus stand still: hosts may punish a process for a split
+ * lock (split lock detection), and a guest must not choose that.
+ */
+void *mmu_lock(struct vcpu *v, uint64_t la, unsigned len);
+void mmu_unlock(struct vcpu *v);
+
 /* The listener on whose behalf this vcpu's stores are made. */
 struct page_listener *mmu_listener(struct vcpu *v);
 

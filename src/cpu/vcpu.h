@@ -209,6 +209,7 @@ enum vcpu_request {
 				instruction */
 	REQ_WINDOW = 1 << 9, /* own use: an interrupt waits for IF */
 	REQ_FLUSH = 1 << 10, /* flush the whole TLB (memory map changed) */
+	REQ_EXCLUSIVE = 1 << 11, /* another vcpu wants to be alone: exclusive_attend() */
 };
 
 struct bus;
@@ -216,6 +217,7 @@ struct ram;
 struct vclock;
 struct cpu_model;
 struct apic_bus;
+struct exclusive;
 struct lapic_port;
 struct stop_sink;
 struct engine;
@@ -295,6 +297,9 @@ struct vcpu {
 	_Atomic uint32_t sipi_vector;
 	_Atomic uint32_t extint; /* level of the 8259's INTR output (LINT0 of the boot cpu) */
 
+	/* Written by the owner, read by other threads. */
+	_Atomic uint32_t presence; /* enum vcpu_presence, cpu/exclusive.h */
+
 	/* Fixed at creation. */
 	unsigned index; /* also the initial APIC id */
 	struct ram *ram;
@@ -303,6 +308,7 @@ struct vcpu {
 	const struct cpu_model *model;
 	struct apic_bus *apics;
 	struct lapic_port *lapic_port; /* our place on it; apic_bus_attach() */
+	struct exclusive *exclusive;   /* NULL: the only vcpu, nobody to hold */
 	const struct stop_sink *stop;
 	/* Acknowledge the 8259: returns the vector. NULL if the machine has none. */
 	int (*pic_ack)(void *ctx);

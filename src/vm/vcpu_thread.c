@@ -14,6 +14,7 @@
 #include "base/assert.h"
 #include "bus/vclock.h"
 #include "cpu/excp.h"
+#include "cpu/exclusive.h"
 #include "cpu/lapic.h"
 #include "cpu/post.h"
 #include "engine/engine.h"
@@ -63,6 +64,16 @@ static void halt(struct vcpu *v)
 		vcpu_wait(v, deadline);
 		lapic_timer_check(v);
 	}
+}
+
+static enum vcpu_exit run(struct vcpu *v)
+{
+	enum vcpu_exit exit;
+
+	exclusive_enter(v);
+	exit = v->engine->run(v, RUN_UNLIMITED);
+	exclusive_leave(v);
+	return exit;
 }
 
 /* True: go on running. */
@@ -116,7 +127,7 @@ static void *vcpu_thread_main(void *arg)
 	}
 	if (barrier_park(t)) {
 		v->engine->enter(v);
-		while (obey(t, v->engine->run(v, RUN_UNLIMITED)))
+		while (obey(t, run(v)))
 			continue;
 	}
 	v->engine->vcpu_close(v);

@@ -17,6 +17,7 @@
 #include "base/assert.h"
 #include "bus/vclock.h"
 #include "cpu/kvmclock.h"
+#include "cpu/exclusive.h"
 #include "cpu/model.h"
 #include "cpu/vcpu.h"
 #include "engine/engine.h"
@@ -67,6 +68,11 @@ static int vcpus_new(struct vm *vm)
 			return err;
 		vcpu_reset(v, i != 0);
 		vm->threads[i] = (struct vcpu_thread){ .vm = vm, .vcpu = v };
+	}
+	if (vm->vcpu_count > 1) {
+		vm->exclusive = exclusive_new(vm->vcpus, vm->vcpu_count);
+		if (!vm->exclusive)
+			return -ENOMEM;
 	}
 	return 0;
 }
@@ -156,6 +162,7 @@ void vm_free(struct vm *vm)
 	for (unsigned i = 0; vm->threads && i < vm->vcpu_count; i++)
 		ASSERT(!vm->threads[i].created);
 	board_free(vm->board);
+	exclusive_free(vm->exclusive);
 	for (unsigned i = 0; vm->vcpus && i < vm->vcpu_count; i++)
 		free(vm->vcpus[i]);
 	free(vm->vcpus);
@@ -200,7 +207,9 @@ static bool reset(struct vm *vm)
 		vcpu_reset(v, i != 0);
 		for (unsigned w = 0; w < 8; w++)
 			atomic_store(&v->posted[w], 0);
-		atomic_store(&v->req, REQ_FLUSH);
+		/* What was announced to the engine waits in its queue and stays announced. */
+		atomic_fetch_and(&v->req, REQ_CODE);
+		atomic_fetch_or(&v->req, REQ_FLUSH);
 		vm->threads[i].stopped = false;
 	}
 	if (rc == 0)

@@ -37,6 +37,7 @@ struct vm {
 	struct boot_entry entry;
 	unsigned vcpu_count;
 	struct vcpu **vcpus;
+	struct exclusive *exclusive; /* NULL with one vcpu */
 	struct vcpu_thread *threads;
 
 	pthread_mutex_t

@@ -170,6 +170,12 @@ static inline void *tlb_write_ptr(struct vcpu *v, uint64_t la, unsigned size)
 	const struct tlb_entry *e = &v->soft.tlb_write[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
 	return likely(e->tag == ((la + size - 1) & PAGE_MASK)) ? (void *)(la + e->addend) : NULL;
 }
+/* For a locked operation: aligned as well, so that it cannot split a cache line. Else mmu_lock(). */
+static inline void *tlb_lock_ptr(struct vcpu *v, uint64_t la, unsigned size)
+{
+	const struct tlb_entry *e = &v->soft.tlb_write[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+	return likely(e->tag == (la & (PAGE_MASK | (size - 1)))) ? (void *)(la + e->addend) : NULL;
+}
 
 /*
  * Slow paths: walk, fill, cross pages, MMIO, code pages, watchpoints. Loads of

@@ -10,6 +10,7 @@
 #include "bus/bus.h"
 #include "cpu/excp.h"
 #include "cpu/control.h"
+#include "cpu/exclusive.h"
 #include "cpu/fpstate.h"
 #include "cpu/mode.h"
 #include "engine/engine.h"
@@ -334,11 +335,13 @@ static bool attend(struct vcpu *v, struct interpret *in, enum vcpu_exit *why)
 		atomic_fetch_and(&v->req, ~(uint32_t)REQ_FLUSH);
 		mmu_flush_all(v);
 	}
+	if (req & REQ_EXCLUSIVE)
+		exclusive_attend(v);
 	if (req & REQ_PAUSE) {
 		*why = EXIT_REQUEST;
 		return true;
 	}
-	if ((req & ~(uint32_t)(REQ_CODE | REQ_FLUSH)) || in->window ||
+	if ((req & ~(uint32_t)(REQ_CODE | REQ_FLUSH | REQ_EXCLUSIVE)) || in->window ||
 	    v->arch.activity != ACTIVITY_RUN || v->arch.event.pending) {
 		flags_to_arch(v);
 		vcpu_events(v);

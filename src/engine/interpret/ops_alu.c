@@ -18,11 +18,8 @@
 			 : [src] "q"(s), [flags] "m"(v->soft.flags) \
 			 : "cc", "memory")
 
-/*
- * A locked operation on RAM is the host's locked instruction on the same
- * bytes. What has no plain pointer (MMIO, code pages, page crossings) is done
- * in two steps; only other vcpus could tell.
- */
+/* A locked operation is the host's locked instruction, on the guest's bytes or where mmu_lock()
+ * says. */
 #define ALU_WRITING(name, text, lockedtext, S, T)                              \
 	static const void *name##_rr_##S(struct vcpu *v, const struct insn *i) \
 	{                                                                      \
@@ -103,23 +100,21 @@
 #define ALU_L(name, text, lockedtext, S, T, suffix, source)                            \
 	static const void *name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
 	{                                                                              \
-		T d, s = source;                                                       \
+		T s = source;                                                          \
 		uint32_t fl;                                                           \
 		ADDRESS_G(T, true);                                                    \
-		T *rmw_ = tlb_write_ptr(v, la, sizeof(T));                             \
+		T *rmw_ = tlb_lock_ptr(v, la, sizeof(T));                              \
 		if (likely(rmw_)) {                                                    \
 			LOCKED(lockedtext, T, s, fl);                                  \
 			FLAGS(fl);                                                     \
 			NEXT(v, i);                                                    \
 		}                                                                      \
-		if (mem_rmw_slow(v, la, sizeof(T)))                                    \
+		rmw_ = mmu_lock(v, la, sizeof(T));                                     \
+		if (!rmw_)                                                             \
 			MEMORY_FAULT(v, i);                                            \
-		d = (T)v->soft.value;                                                  \
-		COMPUTE(text, T, d, s, fl);                                            \
-		v->soft.value = d;                                                     \
-		if (mem_store_slow(v, la, sizeof(T)))                                  \
-			MEMORY_FAULT(v, i);                                            \
+		LOCKED(lockedtext, T, s, fl);                                          \
 		FLAGS(fl);                                                             \
+		mmu_unlock(v);                                                         \
 		NEXT(v, i);                                                            \
 	}
 
@@ -286,60 +281,59 @@ insn_handler *zero_handler(bool dead)
 #define ONE(op, s) CARRY_IN op s " %[dst]" CAPTURE
 #define COMPUTE1(text, d, fl) \
 	__asm__(text : [dst] "+q"(d), "=&a"(fl) : [flags] "m"(v->soft.flags) : "cc")
-#define ALU1(name, op, s, S, T)                                                  \
-	static const void *name##_r_##S(struct vcpu *v, const struct insn *i)    \
-	{                                                                        \
-		T d = REG(v, i->dst, T);                                         \
-		uint32_t fl;                                                     \
-		COMPUTE1(ONE(op, s), d, fl);                                     \
-		FLAGS(fl);                                                       \
-		SET(T, i->dst, d);                                               \
-		NEXT(v, i);                                                      \
-	}                                                                        \
-	static const void *name##_g_##S(struct vcpu *v, const struct insn *i)    \
-	{                                                                        \
-		T d;                                                             \
-		uint32_t fl;                                                     \
-		ADDRESS_G(T, true);                                              \
-		LOAD_RMW(T, d);                                                  \
-		COMPUTE1(ONE(op, s), d, fl);                                     \
-		STORE_RMW(T, d);                                                 \
-		FLAGS(fl);                                                       \
-		NEXT(v, i);                                                      \
-	}                                                                        \
-	static const void *name##_a_##S(struct vcpu *v, const struct insn *i)    \
-	{                                                                        \
-		FAST_WRITE(T, EA_X, name##_g_##S);                               \
-		T d = *p;                                                        \
-		uint32_t fl;                                                     \
-		COMPUTE1(ONE(op, s), d, fl);                                     \
-		*p = d;                                                          \
-		FLAGS(fl);                                                       \
-		NEXT(v, i);                                                      \
-	}                                                                        \
-	static const void *name##_l_##S(struct vcpu *v, const struct insn *i)    \
-	{                                                                        \
-		T d;                                                             \
-		uint32_t fl;                                                     \
-		ADDRESS_G(T, true);                                              \
-		T *rmw_ = tlb_write_ptr(v, la, sizeof(T));                       \
-		if (likely(rmw_)) {                                              \
-			__asm__ volatile(CARRY_IN "lock " op s " %[dst]" CAPTURE \
-					 : [dst] "+m"(*rmw_), "=&a"(fl)          \
-					 : [flags] "m"(v->soft.flags)            \
-					 : "cc", "memory");                      \
-			FLAGS(fl);                                               \
-			NEXT(v, i);                                              \
-		}                                                                \
-		if (mem_rmw_slow(v, la, sizeof(T)))                              \
-			MEMORY_FAULT(v, i);                                      \
-		d = (T)v->soft.value;                                            \
-		COMPUTE1(ONE(op, s), d, fl);                                     \
-		v->soft.value = d;                                               \
-		if (mem_store_slow(v, la, sizeof(T)))                            \
-			MEMORY_FAULT(v, i);                                      \
-		FLAGS(fl);                                                       \
-		NEXT(v, i);                                                      \
+#define LOCKED1(op, s, fl)                                       \
+	__asm__ volatile(CARRY_IN "lock " op s " %[dst]" CAPTURE \
+			 : [dst] "+m"(*rmw_), "=&a"(fl)          \
+			 : [flags] "m"(v->soft.flags)            \
+			 : "cc", "memory")
+#define ALU1(name, op, s, S, T)                                               \
+	static const void *name##_r_##S(struct vcpu *v, const struct insn *i) \
+	{                                                                     \
+		T d = REG(v, i->dst, T);                                      \
+		uint32_t fl;                                                  \
+		COMPUTE1(ONE(op, s), d, fl);                                  \
+		FLAGS(fl);                                                    \
+		SET(T, i->dst, d);                                            \
+		NEXT(v, i);                                                   \
+	}                                                                     \
+	static const void *name##_g_##S(struct vcpu *v, const struct insn *i) \
+	{                                                                     \
+		T d;                                                          \
+		uint32_t fl;                                                  \
+		ADDRESS_G(T, true);                                           \
+		LOAD_RMW(T, d);                                               \
+		COMPUTE1(ONE(op, s), d, fl);                                  \
+		STORE_RMW(T, d);                                              \
+		FLAGS(fl);                                                    \
+		NEXT(v, i);                                                   \
+	}                                                                     \
+	static const void *name##_a_##S(struct vcpu *v, const struct insn *i) \
+	{                                                                     \
+		FAST_WRITE(T, EA_X, name##_g_##S);                            \
+		T d = *p;                                                     \
+		uint32_t fl;                                                  \
+		COMPUTE1(ONE(op, s), d, fl);                                  \
+		*p = d;                                                       \
+		FLAGS(fl);                                                    \
+		NEXT(v, i);                                                   \
+	}                                                                     \
+	static const void *name##_l_##S(struct vcpu *v, const struct insn *i) \
+	{                                                                     \
+		uint32_t fl;                                                  \
+		ADDRESS_G(T, true);                                           \
+		T *rmw_ = tlb_lock_ptr(v, la, sizeof(T));                     \
+		if (likely(rmw_)) {                                           \
+			LOCKED1(op, s, fl);                                   \
+			FLAGS(fl);                                            \
+			NEXT(v, i);                                           \
+		}                                                             \
+		rmw_ = mmu_lock(v, la, sizeof(T));                            \
+		if (!rmw_)                                                    \
+			MEMORY_FAULT(v, i);                                   \
+		LOCKED1(op, s, fl);                                           \
+		FLAGS(fl);                                                    \
+		mmu_unlock(v);                                                \
+		NEXT(v, i);                                                   \
 	}
 #define ALU1_4(name, op)                 \
 	ALU1(name, op, "b", 0, uint8_t)  \
@@ -367,15 +361,17 @@ ALU1_4(neg, "neg")
 	}                                                                   \
 	static const void *not_l_##S(struct vcpu *v, const struct insn *i)  \
 	{                                                                   \
-		T d;                                                        \
 		ADDRESS_G(T, true);                                         \
-		T *p = tlb_write_ptr(v, la, sizeof(T));                     \
+		T *p = tlb_lock_ptr(v, la, sizeof(T));                      \
 		if (likely(p)) {                                            \
 			__atomic_xor_fetch(p, (T) ~(T)0, __ATOMIC_SEQ_CST); \
 			NEXT(v, i);                                         \
 		}                                                           \
-		LOAD_RMW(T, d);                                             \
-		STORE_RMW(T, ~d);                                           \
+		p = mmu_lock(v, la, sizeof(T));                             \
+		if (!p)                                                     \
+			MEMORY_FAULT(v, i);                                 \
+		__atomic_xor_fetch(p, (T) ~(T)0, __ATOMIC_SEQ_CST);         \
+		mmu_unlock(v);                                              \
 		NEXT(v, i);                                                 \
 	}
 NOT(uint8_t, 0)

@@ -39,6 +39,16 @@ static int bit_linear(struct vcpu *v, const struct insn *i, int64_t delta, unsig
 		: "1"((uint32_t)v->soft.flags), [bit] "r"(b) \
 		: "cc")
 
+#define BIT_LOCKED(op, s, T, p, b, fl)                                                         \
+	do {                                                                                   \
+		T old_ = *(volatile T *)(p), new_;                                             \
+		do {                                                                           \
+			new_ = old_;                                                           \
+			BIT_COMPUTE(op, s, new_, b, fl);                                       \
+		} while (!__atomic_compare_exchange_n(p, &old_, new_, false, __ATOMIC_SEQ_CST, \
+						      __ATOMIC_SEQ_CST));                      \
+	} while (0)
+
 #define BIT(name, op, s, S, T, ST, LOG, writes)                                               \
 	static const void *name##_rr_##S(struct vcpu *v, const struct insn *i)                \
 	{                                                                                     \
@@ -66,48 +76,53 @@ static int bit_linear(struct vcpu *v, const struct insn *i, int64_t delta, unsig
 		   bit_linear(v, i, delta, sizeof(T), writes))                                \
 	BIT_MEMORY(name, op, s, S, T, writes, gi, T b = (T)(i->imm & (sizeof(T) * 8 - 1)),    \
 		   insn_linear(v, i, sizeof(T), writes))
-#define BIT_MEMORY(name, op, s, S, T, writes, suffix, declare, address)                    \
-	static const void *name##_##suffix##_##S(struct vcpu *v, const struct insn *i)     \
-	{                                                                                  \
-		declare;                                                                   \
-		T d;                                                                       \
-		uint64_t la;                                                               \
-		uint32_t fl;                                                               \
-		if (unlikely(address))                                                     \
-			FAULT(v, i);                                                       \
-		la = v->soft.la;                                                           \
-		if (writes) {                                                              \
-			T *p = tlb_write_ptr(v, la, sizeof(T));                            \
-			if (likely(p)) {                                                   \
-				T old = *(volatile T *)p;                                  \
-				for (;;) { /* atomic for LOCK; harmless without */         \
-					d = old;                                           \
-					BIT_COMPUTE(op, s, d, b, fl);                      \
-					if (!i->aux) {                                     \
-						*(volatile T *)p = d;                      \
-						break;                                     \
-					}                                                  \
-					if (__atomic_compare_exchange_n(p, &old, d, false, \
-									__ATOMIC_SEQ_CST,  \
-									__ATOMIC_SEQ_CST)) \
-						break;                                     \
-				}                                                          \
-				FLAGS(fl);                                                 \
-				NEXT(v, i);                                                \
-			}                                                                  \
-			if (mem_rmw_slow(v, la, sizeof(T)))                                \
-				MEMORY_FAULT(v, i);                                        \
-			d = (T)v->soft.value;                                              \
-			BIT_COMPUTE(op, s, d, b, fl);                                      \
-			v->soft.value = d;                                                 \
-			if (mem_store_slow(v, la, sizeof(T)))                              \
-				MEMORY_FAULT(v, i);                                        \
-		} else {                                                                   \
-			LOAD(T, d);                                                        \
-			BIT_COMPUTE(op, s, d, b, fl);                                      \
-		}                                                                          \
-		FLAGS(fl);                                                                 \
-		NEXT(v, i);                                                                \
+#define BIT_MEMORY(name, op, s, S, T, writes, suffix, declare, address)                \
+	static const void *name##_##suffix##_##S(struct vcpu *v, const struct insn *i) \
+	{                                                                              \
+		declare;                                                               \
+		T d;                                                                   \
+		uint64_t la;                                                           \
+		uint32_t fl;                                                           \
+		if (unlikely(address))                                                 \
+			FAULT(v, i);                                                   \
+		la = v->soft.la;                                                       \
+		if ((writes) && i->aux) {                                              \
+			T *p = tlb_lock_ptr(v, la, sizeof(T));                         \
+			if (likely(p)) {                                               \
+				BIT_LOCKED(op, s, T, p, b, fl);                        \
+				FLAGS(fl);                                             \
+				NEXT(v, i);                                            \
+			}                                                              \
+			p = mmu_lock(v, la, sizeof(T));                                \
+			if (!p)                                                        \
+				MEMORY_FAULT(v, i);                                    \
+			BIT_LOCKED(op, s, T, p, b, fl);                                \
+			FLAGS(fl);                                                     \
+			mmu_unlock(v);                                                 \
+			NEXT(v, i);                                                    \
+		}                                                                      \
+		if (writes) {                                                          \
+			volatile T *p = tlb_write_ptr(v, la, sizeof(T));               \
+			if (likely(p)) {                                               \
+				d = *p;                                                \
+				BIT_COMPUTE(op, s, d, b, fl);                          \
+				*p = d;                                                \
+				FLAGS(fl);                                             \
+				NEXT(v, i);                                            \
+			}                                                              \
+			if (mem_rmw_slow(v, la, sizeof(T)))                            \
+				MEMORY_FAULT(v, i);                                    \
+			d = (T)v->soft.value;                                          \
+			BIT_COMPUTE(op, s, d, b, fl);                                  \
+			v->soft.value = d;                                             \
+			if (mem_store_slow(v, la, sizeof(T)))                          \
+				MEMORY_FAULT(v, i);                                    \
+		} else {                                                               \
+			LOAD(T, d);                                                    \
+			BIT_COMPUTE(op, s, d, b, fl);                                  \
+		}                                                                      \
+		FLAGS(fl);                                                             \
+		NEXT(v, i);                                                            \
 	}
 #define BIT3(name, op, writes)                              \
 	BIT(name, op, "w", 1, uint16_t, int16_t, 4, writes) \
@@ -190,8 +205,7 @@ insn_handler *bitscan_handler(bool reverse, enum form form, unsigned size_log)
 	return table[reverse][form != FORM_RR][size_log - 1];
 }
 
-/* CMPXCHG: the destination is written in either case; LOCK or not, plain RAM takes the host's
- * atomic form. */
+/* CMPXCHG: the destination is written in either case; LOCK or not, it is the host's atomic form. */
 #define CMPXCHG(s, S, T)                                                        \
 	static inline uint32_t compare_##S(T a, T d)                            \
 	{                                                                       \
@@ -201,6 +215,15 @@ insn_handler *bitscan_handler(bool reverse, enum form form, unsigned size_log)
 			: [a] "q"(a), [d] "q"(d)                                \
 			: "cc");                                                \
 		return fl;                                                      \
+	}                                                                       \
+	static inline T exchange_##S(T *p, T a, T source)                       \
+	{                                                                       \
+		uint64_t out = a;                                               \
+		__asm__ volatile("lock cmpxchg" s " %[source], %[m]"            \
+				 : "+a"(out), [m] "+m"(*p)                      \
+				 : [source] "q"(source)                         \
+				 : "cc", "memory");                             \
+		return (T)out;                                                  \
 	}                                                                       \
 	static const void *cmpxchg_rr_##S(struct vcpu *v, const struct insn *i) \
 	{                                                                       \
@@ -216,22 +239,15 @@ insn_handler *bitscan_handler(bool reverse, enum form form, unsigned size_log)
 	{                                                                       \
 		T a = REG(v, RAX * 8, T), s_ = REG(v, i->src, T), d;            \
 		ADDRESS_G(T, true);                                             \
-		T *p = tlb_write_ptr(v, la, sizeof(T));                         \
+		T *p = tlb_lock_ptr(v, la, sizeof(T));                          \
 		if (likely(p)) {                                                \
-			uint64_t out = a;                                       \
-			__asm__ volatile("lock cmpxchg" s " %[source], %[m]"    \
-					 : "+a"(out), [m] "+m"(*p)              \
-					 : [source] "q"(s_)                     \
-					 : "cc", "memory");                     \
-			d = (T)out;                                             \
+			d = exchange_##S(p, a, s_);                             \
 		} else {                                                        \
-			if (mem_rmw_slow(v, la, sizeof(T)))                     \
+			p = mmu_lock(v, la, sizeof(T));                         \
+			if (!p)                                                 \
 				MEMORY_FAULT(v, i);                             \
-			d = (T)v->soft.value;                                   \
-			if (d == a)                                             \
-				v->soft.value = s_;                             \
-			if (mem_store_slow(v, la, sizeof(T)))                   \
-				MEMORY_FAULT(v, i);                             \
+			d = exchange_##S(p, a, s_);                             \
+			mmu_unlock(v);                                          \
 		}                                                               \
 		FLAGS(compare_##S(a, d));                                       \
 		if (a != d)                                                     \
@@ -276,16 +292,15 @@ insn_handler *cmpxchg_handler(enum form form, unsigned size_log)
 	{                                                                    \
 		T s_ = REG(v, i->src, T), d;                                 \
 		ADDRESS_G(T, true);                                          \
-		T *p = tlb_write_ptr(v, la, sizeof(T));                      \
+		T *p = tlb_lock_ptr(v, la, sizeof(T));                       \
 		if (likely(p)) {                                             \
 			d = __atomic_fetch_add(p, s_, __ATOMIC_SEQ_CST);     \
 		} else {                                                     \
-			if (mem_rmw_slow(v, la, sizeof(T)))                  \
+			p = mmu_lock(v, la, sizeof(T));                      \
+			if (!p)                                              \
 				MEMORY_FAULT(v, i);                          \
-			d = (T)v->soft.value;                                \
-			v->soft.value = (T)(d + s_);                         \
-			if (mem_store_slow(v, la, sizeof(T)))                \
-				MEMORY_FAULT(v, i);                          \
+			d = __atomic_fetch_add(p, s_, __ATOMIC_SEQ_CST);     \
+			mmu_unlock(v);                                       \
 		}                                                            \
 		sum_##S(v, d, s_);                                           \
 		SET(T, i->src, d);                                           \

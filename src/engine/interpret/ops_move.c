@@ -205,16 +205,15 @@ insn_handler *lea_handler(unsigned size_log, bool full)
 	{                                                                    \
 		T s = REG(v, i->src, T), d;                                  \
 		ADDRESS_G(T, true);                                          \
-		T *p = tlb_write_ptr(v, la, sizeof(T));                      \
+		T *p = tlb_lock_ptr(v, la, sizeof(T));                       \
 		if (likely(p)) {                                             \
 			d = __atomic_exchange_n(p, s, __ATOMIC_SEQ_CST);     \
 		} else {                                                     \
-			if (mem_rmw_slow(v, la, sizeof(T)))                  \
+			p = mmu_lock(v, la, sizeof(T));                      \
+			if (!p)                                              \
 				MEMORY_FAULT(v, i);                          \
-			d = (T)v->soft.value;                                \
-			v->soft.value = s;                                   \
-			if (mem_store_slow(v, la, sizeof(T)))                \
-				MEMORY_FAULT(v, i);                          \
+			d = __atomic_exchange_n(p, s, __ATOMIC_SEQ_CST);     \
+			mmu_unlock(v);                                       \
 		}                                                            \
 		SET(T, i->src, d);                                           \
 		NEXT(v, i);                                                  \

@@ -222,28 +222,9 @@ static bool cas16(void *p, uint64_t expected[2], const uint64_t desired[2])
 	return equal;
 }
 
-/*
- * MMIO, pages that want to hear of writes, and operands across two pages. The
- * instruction always writes, the old value if it does not compare equal.
- */
-static int cas_slow(struct vcpu *v, uint64_t la, unsigned size, uint64_t expected[2],
-		    const uint64_t desired[2], bool *equal)
-{
-	uint64_t old[2] = { 0, 0 };
-
-	if (mmu_probe_write(v, la, size, MMU_CPL) < 0 || mmu_read(v, la, old, size, MMU_CPL) < 0)
-		return -1;
-	*equal = old[0] == expected[0] && (size == 8 || old[1] == expected[1]);
-	if (mmu_write(v, la, *equal ? desired : old, size, MMU_CPL) < 0)
-		return -1;
-	expected[0] = old[0];
-	expected[1] = old[1];
-	return 0;
-}
-
 static int op_cmpxchg_pair(struct vcpu *v, const struct sysop *op)
 {
-	bool wide = op->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B, equal;
+	bool wide = op->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B, equal, locked;
 	unsigned size = wide ? 16 : 8, half = size / 2;
 	uint64_t *gpr = v->arch.gpr, expected[2], desired[2], la;
 	void *host;
@@ -266,21 +247,15 @@ static int op_cmpxchg_pair(struct vcpu *v, const struct sysop *op)
 		expected[1] = desired[1] = 0;
 		desired[0] = gpr[RCX] << 32 | (uint32_t)gpr[RBX];
 	}
-	/*
-	 * A locked access that splits a cache line would be atomic too, but hosts
-	 * may forbid it to processes (split lock detection): the guest must not be
-	 * able to have the monitor killed.
-	 */
-	host = NULL;
-	if ((la & 63) + size <= 64) {
-		host = tlb_write_ptr(v, la, size);
-		if (!host)
-			host = mmu_write_span(v, la, size);
-	}
-	if (host)
-		equal = wide ? cas16(host, expected, desired) : cas8(host, expected, desired);
-	else if (cas_slow(v, la, size, expected, desired, &equal) < 0)
+	host = tlb_lock_ptr(v, la, size);
+	locked = !host;
+	if (locked)
+		host = mmu_lock(v, la, size);
+	if (!host)
 		return -1;
+	equal = wide ? cas16(host, expected, desired) : cas8(host, expected, desired);
+	if (locked)
+		mmu_unlock(v);
 	flags_set(v, FLAG_ZF, equal ? FLAG_ZF : 0);
 	if (!equal) {
 		sysop_reg_write(v, op, RAX, half, expected[0]);
