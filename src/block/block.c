@@ -10,6 +10,7 @@
 #include <linux/falloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -18,6 +19,8 @@
 #include "block/block_io.h"
 
 #define DEPTH_DEFAULT 64
+#define DIRECT_MIN    (256u << 10) /* above what a guest's kernel reads ahead by itself */
+#define PAGE_BYTES    4096
 
 const struct block_info *block_info(const struct block *block)
 {
@@ -37,18 +40,54 @@ static bool is_transfer(const struct block_request *request)
 
 /* Direct I/O wants memory and file offsets aligned. What is not goes through the page cache, which
  * the host keeps coherent with direct I/O. */
-static int choose_fd(const struct block *block, const struct block_request *request)
+static bool is_aligned(const struct block *block, const struct block_request *request)
 {
 	uint64_t align = block->info.iov_align - 1, sectors = block->direct_align - 1;
-	uint64_t bad;
+	uint64_t bad = (request->offset | request->len) & sectors;
 
-	if (block->direct_fd < 0 || !is_transfer(request))
-		return block->fd;
-	bad = (request->offset | request->len) & sectors;
 	for (unsigned i = 0; i < request->iov_count && !bad; i++)
 		bad = ((uintptr_t)request->iov[i].iov_base & align) |
 		      (request->iov[i].iov_len & sectors);
-	return bad ? block->fd : block->direct_fd;
+	return !bad;
+}
+
+/* cachestat(2), Linux 6.5, which libc does not know yet. */
+struct cache_range {
+	uint64_t offset, len;
+};
+
+struct cache_stat {
+	uint64_t cached, dirty, writeback, evicted, recently_evicted; /* pages */
+};
+
+#define SYS_CACHESTAT 451
+
+/* Whether the page cache is the better place to read this from: it has all of it, or newer bytes
+ * than the disk. Where the host will not tell, it is not. */
+static bool in_page_cache(const struct block *block, const struct block_request *request)
+{
+	struct cache_range range = { request->offset, request->len };
+	struct cache_stat stat = { 0 };
+
+	if (syscall(SYS_CACHESTAT, block->fd, &range, &stat, 0) < 0)
+		return false;
+	return stat.dirty || stat.writeback || stat.cached * PAGE_BYTES >= request->len;
+}
+
+/*
+ * Small reads gain from the host's page cache and its reading ahead, and writes
+ * from not waiting for the disk. A large read gains nothing: filling the cache
+ * costs more than the copy, and the guest has a cache of its own.
+ */
+static int choose_fd(const struct block *block, const struct block_request *request)
+{
+	bool direct = block->direct_always;
+
+	if (block->direct_fd < 0 || !is_transfer(request) || !is_aligned(block, request))
+		return block->fd;
+	if (!direct && request->op == BLOCK_READ && request->len >= DIRECT_MIN)
+		direct = !in_page_cache(block, request);
+	return direct ? block->direct_fd : block->fd;
 }
 
 static int fallocate_mode(enum block_op op)
@@ -66,6 +105,8 @@ static int fallocate_mode(enum block_op op)
 
 void block_submit(struct block *block, struct block_request *request)
 {
+	bool finished;
+
 	ASSERT(request->iov_count <= BLOCK_IOV_MAX);
 	request->next = NULL;
 	request->completed = 0;
@@ -73,9 +114,16 @@ void block_submit(struct block *block, struct block_request *request)
 	request->mode = fallocate_mode(request->op);
 	pthread_mutex_lock(&block->lock);
 	block->in_flight++;
-	block->in_kernel++;
-	block->io->submit(block, request);
+	if (!ahead_take(block, request)) {
+		block->in_kernel++;
+		block->io->submit(block, request);
+	}
+	ahead_fetch(block, request);
+	finished = block->finished;
 	pthread_mutex_unlock(&block->lock);
+	/* No descriptor becomes ready for what was fetched before. */
+	if (finished)
+		loop_post(block->loop, &block->answer_task);
 }
 
 void block_commit(struct block *block)
@@ -164,6 +212,11 @@ static void answer(struct block *block)
 			resubmitted = true;
 			continue;
 		}
+		if (ahead_owns(block, request)) {
+			resubmitted |= ahead_ended(block, request);
+			block->in_flight--;
+			continue;
+		}
 		pthread_mutex_unlock(&block->lock);
 		request->done(request, request->result);
 		pthread_mutex_lock(&block->lock);
@@ -182,13 +235,18 @@ static void answer(struct block *block)
 	pthread_cond_broadcast(&block->finished_some);
 }
 
-static void ready(void *ctx, uint32_t events)
+static void answer_now(void *ctx)
 {
 	struct block *block = ctx;
 
 	pthread_mutex_lock(&block->lock);
 	answer(block);
 	pthread_mutex_unlock(&block->lock);
+}
+
+static void ready(void *ctx, uint32_t events)
+{
+	answer_now(ctx);
 }
 
 void block_drain(struct block *block)
@@ -207,6 +265,8 @@ void block_drain(struct block *block)
 		else
 			pthread_cond_wait(&block->finished_some, &block->lock);
 	}
+	/* Whoever wanted quiet may change the disk by other ways. */
+	ahead_drop(block);
 	pthread_mutex_unlock(&block->lock);
 }
 
@@ -228,6 +288,8 @@ void block_init(struct block *block, struct loop *loop)
 	block->loop = loop;
 	block->fd = block->direct_fd = block->ready_fd = -1;
 	block->finished_end = &block->finished;
+	ahead_init(block);
+	loop_task_init(&block->answer_task, answer_now, block);
 	pthread_mutex_init(&block->lock, NULL);
 	pthread_cond_init(&block->finished_some, NULL);
 }
@@ -274,12 +336,14 @@ void block_close(struct block *block)
 	if (block->io) {
 		block_drain(block);
 		loop_remove_fd(block->watch);
+		loop_cancel(block->loop, &block->answer_task);
 		block->io->close(block);
 	}
 	if (block->direct_fd >= 0)
 		close(block->direct_fd);
 	if (block->fd >= 0)
 		close(block->fd);
+	ahead_fini(block);
 	pthread_cond_destroy(&block->finished_some);
 	pthread_mutex_destroy(&block->lock);
 	free(block);

@@ -73,7 +73,8 @@ enum block_io {
 struct block_options {
 	const char *path;
 	bool read_only;
-	bool direct; /* bypass the host's page cache where alignment permits */
+	bool direct; /* bypass the host's page cache wherever alignment permits; else only for
+			large reads of what it does not hold */
 	enum block_io io;
 	unsigned depth; /* requests in flight; 0: 64 */
 };

@@ -8,7 +8,9 @@
 
 #include <pthread.h>
 
+#include "base/loop.h"
 #include "block/block.h"
+#include "block/block_ahead.h"
 
 struct block_io_ops {
 	const char *name;
@@ -35,6 +37,7 @@ struct block {
 	int ready_fd;
 	int fd;                /* through the page cache */
 	int direct_fd;         /* past it; -1 if there is none */
+	bool direct_always;    /* not only for what is better read past it */
 	uint32_t direct_align; /* of offsets and lengths on direct_fd */
 	void (*batch_end)(void *ctx);
 	void *batch_ctx;
@@ -44,6 +47,8 @@ struct block {
 	unsigned in_flight; /* submitted and done() not yet returned */
 	unsigned in_kernel; /* submitted and not yet finished */
 	struct block_request *finished, **finished_end;
+	struct ahead ahead;
+	struct loop_task answer_task; /* for what finished without the io */
 };
 
 /* Lock held. The result of the host: bytes for READ and WRITE, 0 for others, or -errno. */

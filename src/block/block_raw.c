@@ -115,8 +115,9 @@ static void open_direct(struct block *block, const char *path)
 	snprintf(self, sizeof(self), "/proc/self/fd/%d", block->fd);
 	block->direct_fd = open(self, (info->read_only ? O_RDONLY : O_RDWR) | O_DIRECT | O_CLOEXEC);
 	if (block->direct_fd < 0) {
-		log_info("disk %s: no direct I/O here (%s); using the page cache", path,
-			 strerror(errno));
+		if (block->direct_always)
+			log_info("disk %s: no direct I/O here (%s); using the page cache", path,
+				 strerror(errno));
 		return;
 	}
 	if (!direct_alignment(block->direct_fd, &memory, &offset) || !power_of_two(memory) ||
@@ -159,8 +160,8 @@ static int open_file(struct block *block, const struct block_options *options, c
 	if (!options->read_only && fallocate(block->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 					     (off_t)block->info.size_bytes, 4096) == 0)
 		block->info.can_discard = block->info.can_write_zeroes = true;
-	if (options->direct)
-		open_direct(block, path);
+	block->direct_always = options->direct;
+	open_direct(block, path);
 	return 0;
 }
 
