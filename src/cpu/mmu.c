@@ -676,7 +676,7 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 		p->guarded = write;
 		return 0;
 	}
-	if (!write || page_grant_write(v->ram, r.gpa >> PAGE_SHIFT)) {
+	if (!write || page_grant_write(v->ram, mmu->listener, r.gpa >> PAGE_SHIFT)) {
 		c->filled[view] = true;
 		e->tag = page;
 		e->addend = (uint64_t)(uintptr_t)host - page;
@@ -1034,15 +1034,14 @@ int mmu_phys_write(struct vcpu *v, gpa_t gpa, const void *bytes, unsigned len)
 		return -1;
 	while (len) {
 		unsigned step = (unsigned)(PAGE_SIZE - (gpa & ~PAGE_MASK));
-		bool guarded;
 
 		if (step > len)
 			step = len;
-		guarded = page_reasons(v->ram, gpa >> PAGE_SHIFT) & ~(unsigned)PAGE_WTAG;
-		if (!guarded || !page_write_begin(v->ram, mmu_listener(v), gpa, step)) {
+		/* No grant stands behind this store: it is told, whatever the page was a moment
+		 * ago. */
+		if (!page_write_begin(v->ram, mmu_listener(v), gpa, step)) {
 			bytes_copy((uint8_t *)ram_page(v->ram, gpa) + (gpa & ~PAGE_MASK), in, step);
-			if (guarded)
-				page_write_end(v->ram, mmu_listener(v), gpa, step);
+			page_write_end(v->ram, mmu_listener(v), gpa, step);
 		}
 		gpa += step;
 		in += step;

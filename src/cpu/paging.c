@@ -51,12 +51,11 @@ static void entry_read(struct vcpu *v, gpa_t gpa, bool wide, struct entry *e)
 static bool entry_mark(struct vcpu *v, struct entry *e, uint64_t bits, bool wide)
 {
 	struct page_listener *self = mmu_listener(v);
-	bool guarded, ok;
+	bool ok;
 
 	if ((e->value & bits) == bits || !e->host)
 		return true;
-	guarded = page_reasons(v->ram, e->gpa >> PAGE_SHIFT) & ~(unsigned)PAGE_WTAG;
-	if (guarded && page_write_begin(v->ram, self, e->gpa, wide ? 8 : 4))
+	if (page_write_begin(v->ram, self, e->gpa, wide ? 8 : 4))
 		return true; /* tables in ROM: nothing can be marked */
 	if (wide) {
 		uint64_t old = e->value;
@@ -69,8 +68,7 @@ static bool entry_mark(struct vcpu *v, struct entry *e, uint64_t bits, bool wide
 		ok = __atomic_compare_exchange_n((uint32_t *)e->host, &old, old | (uint32_t)bits,
 						 false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 	}
-	if (guarded)
-		page_write_end(v->ram, self, e->gpa, wide ? 8 : 4);
+	page_write_end(v->ram, self, e->gpa, wide ? 8 : 4);
 	if (ok)
 		e->value |= bits;
 	return ok;

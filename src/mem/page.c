@@ -8,13 +8,19 @@
  * all three are read without it. Callbacks run with no page lock held, under
  * the listeners' read side.
  *
- * Writers and decoders meet as in Dekker's algorithm: the decoder publishes
- * holder, granule and CODE, in this order, and then reads the bytes; the
- * writer stores and then reads CODE, granules and holders. Each has a full
- * barrier in between, so at least one of them sees the other.
+ * Writers without a grant and decoders meet as in Dekker's algorithm: the
+ * decoder publishes holder, granule and CODE, in this order, and then reads the
+ * bytes; the writer stores and then reads CODE, granules and holders. Each has a
+ * full barrier in between, so at least one of them sees the other.
+ *
+ * Writers with a grant look at nothing. They set their bit in `granted` and
+ * then look at CODE once; the decoder sets CODE and then looks at `granted`. A
+ * bit found there is a writer that may store unheard until it has dropped the
+ * grant; only then is what the decoder reads worth keeping.
  */
 #include "mem/ram_priv.h"
 
+#include "base/assert.h"
 #include "base/bytes.h"
 
 #include <errno.h>
@@ -116,6 +122,7 @@ void page_listener_remove(struct ram *ram, struct page_listener *listener)
 			if (atomic_load_explicit(&ram->reasons[i], memory_order_relaxed) &
 			    PAGE_CODE)
 				drop_holder(ram, i, listener->holder);
+		page_write_dropped_all(ram, listener);
 		ram->holders_taken &= ~listener->holder;
 	}
 	listeners_write_unlock(ram);
@@ -127,64 +134,95 @@ unsigned page_reasons(struct ram *ram, gfn_t gfn)
 
 	if (index == RAM_NOWHERE)
 		return PAGE_ABSENT;
-	return atomic_load_explicit(&ram->reasons[index], memory_order_acquire) &
-	       ~(unsigned)PAGE_WTAG;
+	return atomic_load_explicit(&ram->reasons[index], memory_order_acquire);
 }
 
-bool page_grant_write(struct ram *ram, gfn_t gfn)
+bool page_grant_write(struct ram *ram, struct page_listener *self, gfn_t gfn)
 {
 	uint64_t index = page_index(ram, gfn);
-	uint8_t seen;
 
-	if (index == RAM_NOWHERE)
+	if (index == RAM_NOWHERE ||
+	    atomic_load_explicit(&ram->reasons[index], memory_order_acquire))
 		return false;
-	/* Against page_add_code: either it finds our tag and revokes, or we find its reason. */
-	seen = atomic_load_explicit(&ram->reasons[index], memory_order_acquire);
-	do {
-		if (seen == PAGE_WTAG)
-			return true;
-		if (seen)
-			return false;
-	} while (!atomic_compare_exchange_weak(&ram->reasons[index], &seen, PAGE_WTAG));
-	return true;
+	/*
+	 * Still ours from before: whoever adds a reason from now on finds the bit,
+	 * and whoever added one in between has queued the news for us.
+	 */
+	if (atomic_load_explicit(&ram->granted[index], memory_order_relaxed) & self->holder)
+		return true;
+	atomic_fetch_or(&ram->granted[index], self->holder);
+	if (!atomic_load(&ram->reasons[index]))
+		return true;
+	page_write_dropped(ram, self, gfn);
+	return false;
 }
 
-void page_add_code(struct ram *ram, struct page_listener *self, gfn_t gfn, uint64_t granules)
+void page_write_dropped(struct ram *ram, struct page_listener *self, gfn_t gfn)
 {
 	uint64_t index = page_index(ram, gfn);
-	struct spin *spin;
+
+	/* A shared bit may stand for the grant of another: it stays, and with it doubt. */
+	if (index != RAM_NOWHERE && self->holder != HOLDER_SHARED)
+		atomic_fetch_and(&ram->granted[index], ~self->holder);
+}
+
+void page_write_dropped_all(struct ram *ram, struct page_listener *self)
+{
+	uint64_t pages = ram->file_bytes >> PAGE_SHIFT;
+
+	if (self->holder == HOLDER_SHARED)
+		return;
+	for (uint64_t i = 0; i < pages; i++)
+		if (atomic_load_explicit(&ram->granted[i], memory_order_relaxed) & self->holder)
+			atomic_fetch_and(&ram->granted[i], ~self->holder);
+}
+
+/* Withdraws the page's grants if CODE is `fresh`. True: none of them can be used any more. */
+static bool settle(struct ram *ram, struct page_listener *self, gfn_t gfn, uint64_t granted,
+		   bool fresh)
+{
+	bool settled = true;
+
+	listeners_read_lock(ram);
+	for (struct page_listener *l = ram->listeners; l; l = l->next) {
+		if (!(granted & l->holder))
+			continue;
+		/* Our own at once, whoever made the page one of code: our next store is ours. */
+		if (l->revoke_write && (fresh || l == self))
+			l->revoke_write(l, self, gfn);
+		if (l != self && !(l->quiet && l->quiet(l)))
+			settled = false;
+	}
+	listeners_read_unlock(ram);
+	return settled;
+}
+
+bool page_add_code(struct ram *ram, struct page_listener *self, gfn_t gfn, uint64_t granules)
+{
+	uint64_t index = page_index(ram, gfn), granted;
+	bool fresh = false;
 	uint8_t seen;
 
 	if (index == RAM_NOWHERE || !granules)
-		return;
+		return true;
 	seen = atomic_load_explicit(&ram->reasons[index], memory_order_acquire);
 	if (seen & PAGE_ROM)
-		return;
+		return true;
 	/*
-	 * All published before, by a locked instruction that everybody has seen:
-	 * no barrier needed.
+	 * If all was published before, by a locked instruction that everybody has
+	 * seen, no barrier is needed.
 	 */
-	if ((seen & PAGE_CODE) && (atomic_load(&ram->granules[index]) & granules) == granules &&
-	    (atomic_load(&ram->holders[index]) & self->holder))
-		return;
+	if (!(seen & PAGE_CODE) || (atomic_load(&ram->granules[index]) & granules) != granules ||
+	    !(atomic_load(&ram->holders[index]) & self->holder)) {
+		struct spin *spin = lock_page(ram, index);
 
-	spin = lock_page(ram, index);
-	atomic_fetch_or(&ram->holders[index], self->holder);
-	atomic_fetch_or(&ram->granules[index], granules);
-	seen = atomic_load(&ram->reasons[index]);
-	/* The tag goes in the same step as CODE comes: a tag set later belongs to a later grant. */
-	while (!atomic_compare_exchange_weak(&ram->reasons[index], &seen,
-					     (uint8_t)((seen | PAGE_CODE) & ~PAGE_WTAG)))
-		;
-	spin_unlock(spin);
-
-	if (!(seen & PAGE_WTAG))
-		return;
-	listeners_read_lock(ram);
-	for (struct page_listener *l = ram->listeners; l; l = l->next)
-		if (l->revoke_write)
-			l->revoke_write(l, self, gfn);
-	listeners_read_unlock(ram);
+		atomic_fetch_or(&ram->holders[index], self->holder);
+		atomic_fetch_or(&ram->granules[index], granules);
+		fresh = !(atomic_fetch_or(&ram->reasons[index], PAGE_CODE) & PAGE_CODE);
+		spin_unlock(spin);
+	}
+	granted = atomic_load(&ram->granted[index]);
+	return likely(!granted) || settle(ram, self, gfn, granted, fresh);
 }
 
 void page_drop_code(struct ram *ram, struct page_listener *self, gfn_t gfn)

@@ -24,7 +24,6 @@ enum page_reason {
 	PAGE_PT_TRACE = 1 << 4,
 	PAGE_DIRTY_LOG = 1 << 5,
 	PAGE_WATCH = 1 << 6,
-	PAGE_WTAG = 1 << 7, /* not a reason: some engine holds a write grant for this page */
 };
 
 struct page_listener {
@@ -39,13 +38,17 @@ struct page_listener {
 	void (*code_changed)(struct page_listener *listener, struct page_listener *self, gfn_t gfn, unsigned offset,
 			     unsigned len);
 	/*
-	 * The write grant for the page is withdrawn: drop TLB write entries.
-	 * Called on the thread that adds the reason. A listener whose cache
-	 * belongs to another thread queues this and, once it has dropped the
-	 * entry, calls page_write_end over the whole page: a store of its own
-	 * may have slipped in after the new code was read.
+	 * The write grant for the page is withdrawn: drop TLB write entries, then
+	 * call page_write_dropped(). Called on the thread that adds the reason, and
+	 * only if the listener was granted the page. A listener whose cache belongs
+	 * to another thread queues this for it.
 	 */
 	void (*revoke_write)(struct page_listener *listener, struct page_listener *self, gfn_t gfn);
+	/*
+	 * Any thread. True: the listener makes no store now, and will act on what
+	 * was queued for it before it makes one. NULL: never.
+	 */
+	bool (*quiet)(struct page_listener *listener);
 	struct page_listener *next; /* owned by the authority */
 	uint64_t holder;            /* owned by the authority: its bit in a page's set of holders */
 };
@@ -54,22 +57,31 @@ struct page_listener {
 void page_listener_add(struct ram *ram, struct page_listener *listener);
 void page_listener_remove(struct ram *ram, struct page_listener *listener);
 
-/* Current reasons of a page of RAM, without PAGE_WTAG; PAGE_ABSENT for what is not RAM. Lock-free. */
+/* Current reasons of a page of RAM; PAGE_ABSENT for what is not RAM. Lock-free. */
 unsigned page_reasons(struct ram *ram, gfn_t gfn);
 
 /*
  * An engine is about to cache a write grant. True: no reason stands, and the
- * page is marked as granted. False: the store must go through page_write_begin.
+ * page is marked as granted to self. False: the store must go through
+ * page_write_begin.
  */
-bool page_grant_write(struct ram *ram, gfn_t gfn);
+bool page_grant_write(struct ram *ram, struct page_listener *self, gfn_t gfn);
+/* After revoke_write: self holds no grant for the page any more. */
+void page_write_dropped(struct ram *ram, struct page_listener *self, gfn_t gfn);
+/* Self holds no grant for any page: it lost count of what was withdrawn and emptied its cache. */
+void page_write_dropped_all(struct ram *ram, struct page_listener *self);
 
 /*
  * Adds code granules (bit n: bytes 64n..64n+63) and, if the page had none, the
- * CODE reason, revoking write grants. Call it before reading the bytes to
- * decode: then a writer on another thread either stored before the read or
- * finds the granule and tells. ROM needs no watching and is ignored.
+ * CODE reason, revoking write grants. True: from now on every store to the
+ * granules is told. What is read from the page from here on may be decoded and
+ * kept. False: another thread may still store through a grant that it has not
+ * dropped yet, and nobody would hear of it. Then what is read may be executed
+ * once, as a processor does that fetches it now, but not kept; ask again.
+ * ROM needs no watching: true.
  */
-void page_add_code(struct ram *ram, struct page_listener *self, gfn_t gfn, uint64_t granules);
+bool page_add_code(struct ram *ram, struct page_listener *self, gfn_t gfn, uint64_t granules)
+	__attribute__((warn_unused_result));
 /* The listener has no decoded code on the page any more. When no listener has, CODE falls and stores are plain again. */
 void page_drop_code(struct ram *ram, struct page_listener *self, gfn_t gfn);
 

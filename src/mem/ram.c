@@ -98,7 +98,8 @@ struct ram *ram_new(uint64_t size_bytes)
 	ram->reasons = reserve(pages);
 	ram->granules = reserve(pages * sizeof(*ram->granules));
 	ram->holders = reserve(pages * sizeof(*ram->holders));
-	if (!ram->reasons || !ram->granules || !ram->holders)
+	ram->granted = reserve(pages * sizeof(*ram->granted));
+	if (!ram->reasons || !ram->granules || !ram->holders || !ram->granted)
 		goto fail;
 	return ram;
 fail:
@@ -115,6 +116,8 @@ void ram_free(struct ram *ram)
 	if (!ram)
 		return;
 	pages = ram->file_bytes >> PAGE_SHIFT;
+	if (ram->granted)
+		munmap(ram->granted, pages * sizeof(*ram->granted));
 	if (ram->holders)
 		munmap(ram->holders, pages * sizeof(*ram->holders));
 	if (ram->granules)

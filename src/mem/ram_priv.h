@@ -39,6 +39,7 @@ struct ram {
 	_Atomic uint8_t *reasons;
 	_Atomic uint64_t *granules; /* valid while CODE stands */
 	_Atomic uint64_t *holders;  /* bits of the listeners with code on the page */
+	_Atomic uint64_t *granted;  /* bits of the listeners that may store without a word */
 	struct page_lock locks[PAGE_LOCKS];
 
 	/* Listeners: read-held over every callback, write-held to add and remove. */

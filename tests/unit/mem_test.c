@@ -51,7 +51,10 @@ static void hear_revoke(struct page_listener *listener, struct page_listener *se
 	h->gfn = gfn;
 }
 
-#define HEARER { .listener = { .code_changed = hear_change, .revoke_write = hear_revoke } }
+#define HEARER                                                                          \
+	{                                                                               \
+		.listener = {.code_changed = hear_change, .revoke_write = hear_revoke } \
+	}
 
 static void bytes(void **state)
 {
@@ -141,17 +144,14 @@ static void the_memfd_is_the_memory(void **state)
 
 static void wild_ranges_touch_nothing(void **state)
 {
+	struct hearer a = HEARER;
 	static const struct {
 		uint64_t gpa, len;
 	} wild[] = {
-		{ MIB, 1 },
-		{ MIB - 1, 2 },
-		{ 0, MIB + 1 },
-		{ 0, UINT64_MAX },
-		{ UINT64_MAX, 2 },
-		{ UINT64_MAX - 10, 11 },
-		{ RAM_HIGH_BASE, 1 },
-		{ 0xfffffffffffff000ull, 0x2000 },
+		{ MIB, 1 },           { MIB - 1, 2 },
+		{ 0, MIB + 1 },       { 0, UINT64_MAX },
+		{ UINT64_MAX, 2 },    { UINT64_MAX - 10, 11 },
+		{ RAM_HIGH_BASE, 1 }, { 0xfffffffffffff000ull, 0x2000 },
 		{ 1, UINT64_MAX },
 	};
 	struct ram *ram = ram_new(MIB);
@@ -180,8 +180,12 @@ static void wild_ranges_touch_nothing(void **state)
 	assert_int_equal(word, 0xabcd);
 	assert_int_equal(page_reasons(ram, 256), PAGE_ABSENT);
 	assert_int_equal(page_reasons(ram, UINT64_MAX), PAGE_ABSENT);
-	assert_false(page_grant_write(ram, UINT64_MAX));
-	assert_false(page_grant_write(ram, 1ull << 52));
+	page_listener_add(ram, &a.listener);
+	assert_false(page_grant_write(ram, &a.listener, UINT64_MAX));
+	assert_false(page_grant_write(ram, &a.listener, 1ull << 52));
+	page_write_dropped(ram, &a.listener, UINT64_MAX);
+	assert_true(page_add_code(ram, &a.listener, UINT64_MAX, 1));
+	page_listener_remove(ram, &a.listener);
 	assert_int_equal(dma_in_flight(ram), 0);
 	ram_free(ram);
 }
@@ -190,6 +194,7 @@ static void rom_is_read_only(void **state)
 {
 	struct ram *ram = ram_new(16 * MIB);
 	const gpa_t base = 0xfffff000;
+	struct hearer a = HEARER;
 	struct dma_mapping mapping;
 	uint8_t image[5000], got[8192];
 
@@ -207,7 +212,11 @@ static void rom_is_read_only(void **state)
 	assert_int_equal(got[5000], 0xff);
 	assert_int_equal(got[8191], 0xff);
 	assert_int_equal(page_reasons(ram, base >> PAGE_SHIFT), PAGE_ROM);
-	assert_false(page_grant_write(ram, base >> PAGE_SHIFT));
+	page_listener_add(ram, &a.listener);
+	assert_false(page_grant_write(ram, &a.listener, base >> PAGE_SHIFT));
+	assert_true(page_add_code(ram, &a.listener, base >> PAGE_SHIFT, 1));
+	assert_int_equal(page_reasons(ram, base >> PAGE_SHIFT), PAGE_ROM);
+	page_listener_remove(ram, &a.listener);
 	assert_int_equal(page_write_begin(ram, NULL, base, 4), -EROFS);
 	assert_int_equal(dma_write(ram, base, got, 4), -EFAULT);
 	assert_int_equal(dma_map(ram, base, 4, DMA_TO_GUEST, &mapping), -EFAULT);
@@ -218,36 +227,70 @@ static void rom_is_read_only(void **state)
 	ram_free(ram);
 }
 
+static bool always_quiet(struct page_listener *listener)
+{
+	return true;
+}
+
 static void grants_are_revoked_by_code(void **state)
 {
 	struct ram *ram = ram_new(MIB);
-	struct hearer a = HEARER, b = HEARER;
+	struct hearer a = HEARER, b = HEARER, c = HEARER;
 
 	page_listener_add(ram, &a.listener);
 	page_listener_add(ram, &b.listener);
-	assert_true(page_grant_write(ram, 7));
-	assert_true(page_grant_write(ram, 7));
+	page_listener_add(ram, &c.listener);
+	assert_true(page_grant_write(ram, &a.listener, 7));
+	assert_true(page_grant_write(ram, &b.listener, 7));
+	assert_true(page_grant_write(ram, &b.listener, 7));
 	assert_int_equal(page_reasons(ram, 7), 0);
-	page_add_code(ram, &a.listener, 7, 1);
+
+	/* Those hear who were granted; what is read may be kept when the last has dropped its
+	 * grant. */
+	assert_false(page_add_code(ram, &a.listener, 7, 1));
 	assert_int_equal(a.revoked, 1);
 	assert_int_equal(b.revoked, 1);
+	assert_int_equal(c.revoked, 0);
 	assert_int_equal(b.gfn, 7);
 	assert_ptr_equal(b.self, &a.listener);
 	assert_int_equal(page_reasons(ram, 7), PAGE_CODE);
-	assert_false(page_grant_write(ram, 7));
+	assert_false(page_grant_write(ram, &c.listener, 7));
+	page_write_dropped(ram, &a.listener, 7);
+	assert_false(page_add_code(ram, &a.listener, 7, 1));
+	assert_false(page_add_code(ram, &c.listener, 7, 1));
+	assert_int_equal(b.revoked, 1);
+	b.listener.quiet = always_quiet;
+	assert_true(page_add_code(ram, &a.listener, 7, 1));
+	b.listener.quiet = NULL;
+	assert_false(page_add_code(ram, &a.listener, 7, 1));
+	page_write_dropped(ram, &b.listener, 7);
+	assert_true(page_add_code(ram, &a.listener, 7, 1));
+	page_drop_code(ram, &c.listener, 7);
+
+	/* Its own grant a listener drops at once, though another made the page one of code. */
+	assert_true(page_grant_write(ram, &b.listener, 8));
+	assert_false(page_add_code(ram, &a.listener, 8, 1));
+	assert_int_equal(b.revoked, 2);
+	assert_true(page_add_code(ram, &b.listener, 8, 1));
+	assert_int_equal(b.revoked, 3);
+	page_write_dropped_all(ram, &b.listener);
+	assert_true(page_add_code(ram, &a.listener, 8, 1));
+
 	/* No grant stands: nobody need hear. */
-	page_add_code(ram, &b.listener, 7, 2);
+	assert_true(page_add_code(ram, &b.listener, 7, 2));
 	assert_int_equal(a.revoked, 1);
 	page_drop_code(ram, &a.listener, 7);
-	assert_false(page_grant_write(ram, 7));
+	assert_false(page_grant_write(ram, &a.listener, 7));
 	page_drop_code(ram, &b.listener, 7);
-	assert_true(page_grant_write(ram, 7));
+	assert_true(page_grant_write(ram, &a.listener, 7));
 	/* Dropping what one has not is nothing. */
 	page_drop_code(ram, &b.listener, 7);
 	page_drop_code(ram, &b.listener, UINT64_MAX);
-	page_add_code(ram, &b.listener, UINT64_MAX, 1);
+	/* A listener that is gone stores no more. */
 	page_listener_remove(ram, &a.listener);
+	assert_true(page_add_code(ram, &b.listener, 7, 1));
 	page_listener_remove(ram, &b.listener);
+	page_listener_remove(ram, &c.listener);
 	ram_free(ram);
 }
 
@@ -260,7 +303,7 @@ static void stores_to_code_are_told(void **state)
 
 	page_listener_add(ram, &a.listener);
 	page_listener_add(ram, &b.listener);
-	page_add_code(ram, &a.listener, 5, 1ull << 2); /* bytes 128..191 */
+	assert_true(page_add_code(ram, &a.listener, 5, 1ull << 2)); /* bytes 128..191 */
 
 	/* Beside the code: silence. */
 	assert_int_equal(page_write_begin(ram, &a.listener, 5 * 4096 + 120, 8), 0);
@@ -312,7 +355,7 @@ static void stores_to_code_are_told(void **state)
 	assert_int_equal(a.changed, 6);
 
 	/* What a removed listener held is plain again. */
-	page_add_code(ram, &b.listener, 9, ~0ull);
+	assert_true(page_add_code(ram, &b.listener, 9, ~0ull));
 	page_listener_remove(ram, &b.listener);
 	assert_int_equal(page_reasons(ram, 9), 0);
 	page_listener_remove(ram, &a.listener);
@@ -329,7 +372,7 @@ static void more_listeners_than_bits(void **state)
 	for (int i = 0; i < MANY; i++) {
 		many[i] = (struct hearer)HEARER;
 		page_listener_add(ram, &many[i].listener);
-		page_add_code(ram, &many[i].listener, 3, 1);
+		assert_true(page_add_code(ram, &many[i].listener, 3, 1));
 	}
 	assert_int_equal(dma_write(ram, 3 * 4096, &byte, 1), 0);
 	for (int i = 0; i < MANY; i++)
@@ -388,12 +431,13 @@ static void no_store_is_missed(void **state)
 	for (int i = 0; i < 100000; i++) {
 		page_drop_code(race.ram, &race.listener, 2);
 		atomic_store(&race.stale, false);
-		page_add_code(race.ram, &race.listener, 2, 1);
+		assert_true(page_add_code(race.ram, &race.listener, 2, 1));
 		decoded = bytes_load64(ram_page(race.ram, 0x2000));
 		now = bytes_load64(ram_page(race.ram, 0x2000));
 		if (decoded == now)
 			continue;
-		/* The writer stored after our decoding: it tells, at the latest before its next store. */
+		/* The writer stored after our decoding: it tells, at the latest before its next
+		 * store. */
 		now = atomic_load(&race.rounds);
 		while (atomic_load(&race.rounds) < now + 2)
 			;
@@ -405,70 +449,103 @@ static void no_store_is_missed(void **state)
 	ram_free(race.ram);
 }
 
-/* A grant given while code comes is either refused or revoked. */
+/*
+ * A vcpu that stores through a grant as long as it has one, and polls for its
+ * withdrawal; another that decodes. Once the decoder is told that it may keep
+ * what it reads, no store goes unheard.
+ */
 struct grant_race {
-	struct page_listener listener;
+	struct page_listener decoder, writer;
 	struct ram *ram;
-	_Atomic uint32_t revoked, round, granted_in;
-	_Atomic bool stop;
+	_Atomic bool withdrawn, stale, stop;
+	_Atomic unsigned plain, told;
 };
 
 static void grant_changed(struct page_listener *listener, struct page_listener *self, gfn_t gfn,
 			  unsigned offset, unsigned len)
 {
+	atomic_store(&((struct grant_race *)listener)->stale, true);
 }
 
 static void grant_revoke(struct page_listener *listener, struct page_listener *self, gfn_t gfn)
 {
-	atomic_fetch_add(&((struct grant_race *)listener)->revoked, 1);
+	struct grant_race *race =
+		(struct grant_race *)((char *)listener - offsetof(struct grant_race, writer));
+
+	atomic_store(&race->withdrawn, true);
 }
 
-static void *grant_asker(void *arg)
+static void *grant_writer(void *arg)
 {
 	struct grant_race *race = arg;
-	uint32_t done = 0;
+	volatile uint64_t *p = ram_page(race->ram, 0x4000);
+	bool granted = false;
 
-	while (!atomic_load(&race->stop)) {
-		uint32_t round = atomic_load(&race->round);
-
-		if (round == done)
+	for (uint64_t value = 1; !atomic_load(&race->stop); value++) {
+		if (atomic_exchange(&race->withdrawn, false)) {
+			granted = false;
+			page_write_dropped(race->ram, &race->writer, 4);
+		}
+		if (!granted)
+			granted = page_grant_write(race->ram, &race->writer, 4);
+		if (granted) {
+			*p = value;
+			atomic_fetch_add(&race->plain, 1);
 			continue;
-		/* 2: granted, 1: refused; the round in the upper bits. */
-		atomic_store(&race->granted_in,
-			     round << 2 | (page_grant_write(race->ram, 4) ? 2u : 1u));
-		done = round;
+		}
+		if (page_write_begin(race->ram, &race->writer, 0x4000, 8))
+			abort();
+		*p = value;
+		page_write_end(race->ram, &race->writer, 0x4000, 8);
+		atomic_fetch_add(&race->told, 1);
 	}
 	return NULL;
 }
 
-static void no_grant_survives_code(void **state)
+static void no_granted_store_is_missed(void **state)
 {
-	struct grant_race race = { .listener = { .code_changed = grant_changed,
-						 .revoke_write = grant_revoke } };
-	unsigned granted = 0;
-	pthread_t asker;
+	struct grant_race race = { .decoder = { .code_changed = grant_changed },
+				   .writer = { .code_changed = grant_changed,
+					       .revoke_write = grant_revoke } };
+	volatile uint64_t *p;
+	pthread_t writer;
+	unsigned waits = 0;
 
 	race.ram = ram_new(MIB);
-	page_listener_add(race.ram, &race.listener);
-	assert_int_equal(pthread_create(&asker, NULL, grant_asker, &race), 0);
-	for (uint32_t round = 1; round < 20000; round++) {
-		uint32_t answer;
+	p = ram_page(race.ram, 0x4000);
+	page_listener_add(race.ram, &race.decoder);
+	page_listener_add(race.ram, &race.writer);
+	assert_int_equal(pthread_create(&writer, NULL, grant_writer, &race), 0);
+	for (unsigned round = 1; round < 20000; round++) {
+		unsigned told;
+		uint64_t decoded;
 
-		atomic_store(&race.revoked, 0);
-		atomic_store(&race.round, round);
+		atomic_store(&race.stale, false);
+		while (!page_add_code(race.ram, &race.decoder, 4, 1))
+			waits++;
+		decoded = *p;
 		for (volatile unsigned spin = 0; spin < round % 64; spin++)
 			;
-		page_add_code(race.ram, &race.listener, 4, 1);
-		while ((answer = atomic_load(&race.granted_in)) >> 2 != round)
-			;
-		assert_int_equal(atomic_load(&race.revoked), answer & 2 ? 1 : 0);
-		granted += (answer & 2) != 0;
-		page_drop_code(race.ram, &race.listener, 4);
+		if (*p != decoded) {
+			told = atomic_load(&race.told);
+			while (atomic_load(&race.told) < told + 1)
+				;
+			assert_true(atomic_load(&race.stale));
+		}
+		page_drop_code(race.ram, &race.decoder, 4);
+		/* Room for the writer to be granted the page anew. */
+		if (round % 2) {
+			unsigned plain = atomic_load(&race.plain);
+
+			while (atomic_load(&race.plain) == plain)
+				;
+		}
 	}
 	atomic_store(&race.stop, true);
-	pthread_join(asker, NULL);
-	assert_true(granted > 0);
-	page_listener_remove(race.ram, &race.listener);
+	pthread_join(writer, NULL);
+	assert_true(waits > 0);
+	page_listener_remove(race.ram, &race.decoder);
+	page_listener_remove(race.ram, &race.writer);
 	ram_free(race.ram);
 }
 
@@ -485,7 +562,7 @@ int main(void)
 		cmocka_unit_test(stores_to_code_are_told),
 		cmocka_unit_test(more_listeners_than_bits),
 		cmocka_unit_test(no_store_is_missed),
-		cmocka_unit_test(no_grant_survives_code),
+		cmocka_unit_test(no_granted_store_is_missed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
  */
 #include "engine/interpret/code_memory.h"
 #include <errno.h>
+#include <stdbool.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -14,17 +15,16 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
-#define STEP (16ull << 20)
-#define REACH                                                                                    \
-	(1ull << 30) /* half of what a 32-bit displacement spans: text and memory have sizes too \
-		      */
+#define STEP  (4ull << 20)
+/* What a 32-bit displacement spans, but for the text's own size. Several vcpus share it. */
+#define REACH (1920ull << 20)
 
 /* A place below the text, where neither heap nor libraries grow. */
 static const uint8_t *map_near(int fd, size_t bytes)
 {
 	uintptr_t text = (uintptr_t)&code_memory_open & ~(uintptr_t)(STEP - 1), down;
 
-	for (down = STEP * 4; down < REACH && down < text; down += STEP) {
+	for (down = (bytes + STEP) & ~(STEP - 1); down < REACH && down < text; down += STEP) {
 		void *p = mmap((void *)(text - down), bytes, PROT_READ | PROT_EXEC,
 			       MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
 
@@ -41,6 +41,7 @@ static const uint8_t *map_near(int fd, size_t bytes)
 int code_memory_open(struct code_memory *m, size_t bytes, const char **error)
 {
 	int fd = memfd_create("insula-code", MFD_CLOEXEC | MFD_EXEC);
+	bool full;
 
 	*m = (struct code_memory){ .bytes = bytes };
 	if (fd < 0 && errno == EINVAL) /* kernels before 6.3 do not know MFD_EXEC */
@@ -55,10 +56,16 @@ int code_memory_open(struct code_memory *m, size_t bytes, const char **error)
 	if (m->rw == MAP_FAILED)
 		m->rw = NULL;
 	m->rx = map_near(fd, bytes);
+	full = !m->rx && errno == EEXIST;
 	close(fd);
 	if (m->rw && m->rx)
 		return 0;
 	code_memory_close(m);
+	if (full) {
+		*error = "no address space is left near the program for native code: try fewer "
+			 "--cpus";
+		return -ENOMEM;
+	}
 	*error = "this host forbids executable shared memory, which the interpreter needs for its "
 		 "traces and for "
 		 "vector instructions (mmap PROT_EXEC of a memfd refused: SELinux execmem, noexec "

@@ -29,7 +29,7 @@ struct interpret {
 	struct decoder decoder;
 	struct native_code *native;
 	struct translator *translator; /* of the translate engine, else NULL */
-	struct trace *step; /* scratch for code that cannot be cached */
+	struct trace *step;            /* scratch for code that cannot be cached */
 	bool window; /* an interrupt waits for IF: look at events after every instruction that may
 			raise it */
 };
@@ -125,15 +125,17 @@ static uint64_t linear_rip(const struct vcpu *v)
 }
 
 /*
- * Decodes at rip. The result is cached unless the code is in MMIO space.
- * NULL: the fetch faulted, v->fault says how. The caller has parked.
+ * Decodes at rip. The result is cached unless the code is in MMIO space or, for
+ * now, another vcpu may store to it unheard: then it is one instruction, as it
+ * is in memory now. NULL: the fetch faulted, v->fault says how. The caller has parked.
  */
 static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la, gpa_t gpa,
 			       const uint8_t *host, unsigned most)
 {
 	uint8_t bytes[TRACE_MAX_BYTES + 32];
-	const uint8_t *host2;
+	const uint8_t *host2 = NULL;
 	unsigned avail = (unsigned)(PAGE_SIZE - (la & ~PAGE_MASK));
+	bool keep = host;
 	struct trace *t;
 	enum decode_status status;
 
@@ -141,7 +143,7 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 		avail = TRACE_MAX_BYTES;
 	for (;;) {
 		gpa_t gpa2 = ~0ull;
-		bool plain = host;
+		bool plain = keep;
 
 		t = plain ? trace_begin(&in->cache) : in->step;
 		if (!t) {
@@ -153,7 +155,7 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 		else
 			fetch_from_bus(v, gpa, bytes, avail < 15 ? avail : 15);
 		status = decode_trace(&in->decoder, t, v->arch.rip, bytes,
-				      host || avail < 15 ? avail : 15, host ? most : 1);
+				      host || avail < 15 ? avail : 15, keep ? most : 1);
 		if (status == DECODE_CROSSES) {
 			/* The rest of the instruction is on the next page, which may not be there.
 			 */
@@ -190,8 +192,15 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 			t->dead = true; /* never found again */
 			return t;
 		}
-		if (trace_commit(&in->cache, t, bytes, host))
+		switch (trace_commit(&in->cache, t, bytes, host, host2)) {
+		case TRACE_KEPT:
 			return t;
+		case TRACE_UNSETTLED:
+			keep = false;
+			break;
+		case TRACE_CHANGED:
+			break;
+		}
 	}
 }
 

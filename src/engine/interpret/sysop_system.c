@@ -476,7 +476,8 @@ struct sysop_entry sysop_find_system(const ZydisDecodedInstruction *insn)
 	case ZYDIS_MNEMONIC_HLT:
 		return (struct sysop_entry){ op_hlt, 0 };
 	case ZYDIS_MNEMONIC_CPUID:
-		return (struct sysop_entry){ op_cpuid, SYSOP_LIGHT };
+		/* Serialises: what follows may have been rewritten by another cpu, so not a light one. */
+		return (struct sysop_entry){ op_cpuid, 0 };
 	case ZYDIS_MNEMONIC_RDTSC:
 	case ZYDIS_MNEMONIC_RDTSCP:
 		return (struct sysop_entry){ op_rdtsc, SYSOP_LIGHT };
@@ -505,7 +506,7 @@ struct sysop_entry sysop_find_system(const ZydisDecodedInstruction *insn)
 		return (struct sysop_entry){ op_load_table, 0 };
 	case ZYDIS_MNEMONIC_INVD:
 	case ZYDIS_MNEMONIC_WBINVD:
-		return (struct sysop_entry){ op_cache_flush, SYSOP_LIGHT };
+		return (struct sysop_entry){ op_cache_flush, 0 };
 	case ZYDIS_MNEMONIC_INVLPG:
 		return (struct sysop_entry){ op_invlpg, 0 };
 	case ZYDIS_MNEMONIC_INVPCID:

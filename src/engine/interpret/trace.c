@@ -6,12 +6,13 @@
  */
 #include "engine/interpret/trace.h"
 #include "base/bytes.h"
-#include "cpu/post.h"
+#include "cpu/exclusive.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define CODE_BYTES (3u << 20) /* the pool's records need about this much code */
+#define CODE_BYTES   (3u << 20) /* the pool's records need about this much code */
+#define SETTLE_TURNS 200        /* some ten microseconds */
 
 const void *insn_stale(struct vcpu *v, const struct insn *i)
 {
@@ -138,16 +139,44 @@ static void code_changed_here(struct trace_cache *c, gfn_t gfn, unsigned offset,
 		page_drop_code(c->v->ram, &c->listener, gfn);
 }
 
-/* Another thread's news: queue and make the owner look. */
+/* The same page once more: the news that waits grows to cover both. */
+static bool news_merge(struct trace_cache *c, gfn_t gfn, unsigned offset, unsigned len)
+{
+	unsigned n, first, last;
+
+	for (n = 0; n < c->news_count; n++) {
+		struct news *old = &c->news[n];
+
+		if (old->gfn != gfn || !old->len != !len)
+			continue;
+		if (len) {
+			first = old->offset < offset ? old->offset : offset;
+			last = old->offset + old->len > offset + len ? old->offset + old->len
+								     : offset + len;
+			old->offset = (uint16_t)first;
+			old->len = (uint16_t)(last - first);
+		}
+		return true;
+	}
+	return false;
+}
+
+/*
+ * Another thread's news: queue and make the owner look, before it executes
+ * anything further. A halted one need not wake up for it.
+ */
 static void announce(struct trace_cache *c, gfn_t gfn, unsigned offset, unsigned len)
 {
 	spin_lock(&c->lock);
-	if (c->news_count < NEWS_MAX)
-		c->news[c->news_count++] = (struct news){ gfn, (uint16_t)offset, (uint16_t)len };
-	else
-		c->news_overflow = true;
+	if (!news_merge(c, gfn, offset, len)) {
+		if (c->news_count < NEWS_MAX)
+			c->news[c->news_count++] =
+				(struct news){ gfn, (uint16_t)offset, (uint16_t)len };
+		else
+			c->news_overflow = true;
+	}
 	spin_unlock(&c->lock);
-	vcpu_request(c->v, REQ_CODE);
+	atomic_fetch_or(&c->v->req, REQ_CODE);
 }
 
 static void on_code_changed(struct page_listener *listener, struct page_listener *self, gfn_t gfn,
@@ -161,14 +190,26 @@ static void on_code_changed(struct page_listener *listener, struct page_listener
 		announce(c, gfn, offset, len);
 }
 
+static void drop_write(struct trace_cache *c, gfn_t gfn)
+{
+	mmu_revoke_write(c->v, gfn);
+	page_write_dropped(c->v->ram, &c->listener, gfn);
+}
+
 static void on_revoke_write(struct page_listener *listener, struct page_listener *self, gfn_t gfn)
 {
 	struct trace_cache *c = (struct trace_cache *)listener;
 
 	if (listener == self)
-		mmu_revoke_write(c->v, gfn);
+		drop_write(c, gfn);
 	else
 		announce(c, gfn, 0, 0);
+}
+
+/* The dispatcher looks at req before anything else of the guest's. */
+static bool is_quiet(struct page_listener *listener)
+{
+	return atomic_load(&((struct trace_cache *)listener)->v->presence) == PRESENCE_OUT;
 }
 
 bool trace_cache_hear(struct trace_cache *c)
@@ -187,13 +228,14 @@ bool trace_cache_hear(struct trace_cache *c)
 	spin_unlock(&c->lock);
 	if (overflow) {
 		mmu_flush_all(c->v);
+		page_write_dropped_all(c->v->ram, &c->listener);
 		return false;
 	}
 	for (n = 0; n < count; n++) {
 		if (news[n].len)
 			code_changed_here(c, news[n].gfn, news[n].offset, news[n].len);
 		else
-			mmu_revoke_write(c->v, news[n].gfn);
+			drop_write(c, news[n].gfn);
 	}
 	return true;
 }
@@ -206,8 +248,7 @@ void trace_cache_flush(struct trace_cache *c)
 		struct code_page *p;
 
 		for (p = c->pages[n]; p; p = p->hash_next)
-			if (p->traces)
-				page_drop_code(c->v->ram, &c->listener, p->gfn);
+			page_drop_code(c->v->ram, &c->listener, p->gfn);
 		c->pages[n] = NULL;
 	}
 	for (n = 0; n < 1u << TRACE_HASH_BITS; n++)
@@ -228,6 +269,7 @@ int trace_cache_open(struct trace_cache *c, struct vcpu *v, size_t pool_bytes, c
 		return -ENOMEM;
 	c->listener.code_changed = on_code_changed;
 	c->listener.revoke_write = on_revoke_write;
+	c->listener.quiet = is_quiet;
 	c->v = v;
 	c->pool_bytes = pool_bytes;
 	c->pool = mmap(NULL, pool_bytes, PROT_READ | PROT_WRITE,
@@ -290,41 +332,90 @@ static uint64_t granules(unsigned first, unsigned last)
 	return (~0ull >> (63 - (b - a))) << a;
 }
 
-static bool page_register(struct trace_cache *c, struct trace *t, gfn_t gfn, uint64_t granules)
+/* Our entry for the page, made if need be; NULL: no room. */
+static struct code_page *page_enter(struct trace_cache *c, gfn_t gfn)
 {
 	struct code_page *p = page_find(c, gfn);
-	unsigned list = list_of(t, gfn);
 
 	if (!p) {
 		struct code_page **slot = page_slot(c, gfn);
 
 		p = trace_pool_take(c, sizeof(*p));
 		if (!p)
-			return false;
+			return NULL;
 		p->gfn = gfn;
 		p->traces = NULL;
 		p->hash_next = *slot;
 		*slot = p;
 	}
-	page_add_code(c->v->ram, &c->listener, gfn, granules);
+	return p;
+}
+
+/* Has the granules watched. False: no room, or not every store to them would be heard yet. */
+static bool page_register(struct trace_cache *c, struct trace *t, gfn_t gfn, uint64_t granules)
+{
+	struct code_page *p = page_enter(c, gfn);
+	unsigned list = list_of(t, gfn);
+
+	if (!p || !page_add_code(c->v->ram, &c->listener, gfn, granules))
+		return false;
 	t->page_next[list] = p->traces;
 	p->traces = t;
 	return true;
 }
 
-bool trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded,
-		  const uint8_t *host)
+/*
+ * As page_add_code for the one or two pages of the trace. Vcpus that can still
+ * store unheard mostly say within a microsecond that they no longer can; one
+ * whose thread has lost its CPU may take a time slice, which we do not wait for.
+ */
+static bool pages_watch(struct trace_cache *c, const struct trace *t, uint64_t first,
+			uint64_t second)
+{
+	struct ram *ram = c->v->ram;
+	unsigned turn;
+
+	for (turn = 0; turn < SETTLE_TURNS; turn++) {
+		bool settled = page_add_code(ram, &c->listener, t->gpa >> PAGE_SHIFT, first) &
+			       (!second ||
+				page_add_code(ram, &c->listener, t->gpa2 >> PAGE_SHIFT, second));
+
+		if (likely(settled))
+			return true;
+		__builtin_ia32_pause();
+	}
+	return false;
+}
+
+enum trace_commit trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded,
+			       const uint8_t *host, const uint8_t *host2)
 {
 	unsigned first = (unsigned)(t->gpa & ~PAGE_MASK), last = first + t->bytes - 1;
 	unsigned slot = trace_slot(t->gpa, t->mode);
 	bool crosses = last >= PAGE_SIZE;
+	unsigned here = crosses ? (unsigned)PAGE_SIZE - first : t->bytes;
+	uint64_t on_first = granules(first, first + here - 1);
+	uint64_t on_second = crosses ? granules(0, last - PAGE_SIZE) : 0;
 
 	t->dead = false;
 	t->region = NULL;
 	t->page_next[0] = t->page_next[1] = NULL;
-	if (!page_register(c, t, t->gpa >> PAGE_SHIFT,
-			   granules(first, crosses ? PAGE_SIZE - 1 : last)))
-		return false;
+	/* An entry each before the pages are watched, so that what is watched is dropped one day.
+	 */
+	if (!page_enter(c, t->gpa >> PAGE_SHIFT) ||
+	    (crosses && !page_enter(c, t->gpa2 >> PAGE_SHIFT)))
+		return TRACE_CHANGED;
+	if (!pages_watch(c, t, on_first, on_second))
+		return TRACE_UNSETTLED;
+	/*
+	 * The pages are watched only since now; a store by another thread may have
+	 * slipped in after we copied the bytes. Looking again closes that.
+	 */
+	if (!bytes_equal(decoded, host, here) ||
+	    (crosses && !bytes_equal(decoded + here, host2, t->bytes - here)))
+		return TRACE_CHANGED;
+	if (!page_register(c, t, t->gpa >> PAGE_SHIFT, on_first))
+		return TRACE_CHANGED;
 	/* From here on the trace is reachable by a kill, so its memory is spent even if we say no.
 	 */
 	c->code_used += (t->code_bytes + 15u) & ~15u;
@@ -332,20 +423,12 @@ bool trace_commit(struct trace_cache *c, struct trace *t, const uint8_t *decoded
 	c->bottom += -(uintptr_t)c->bottom & 63;
 	t->hash_next = c->hash[slot];
 	c->hash[slot] = t;
-	if (crosses && !page_register(c, t, t->gpa2 >> PAGE_SHIFT, granules(0, last - PAGE_SIZE))) {
+	if (crosses && !page_register(c, t, t->gpa2 >> PAGE_SHIFT, on_second)) {
 		trace_kill(c, t);
-		return false;
-	}
-	/*
-	 * The page is watched only since page_add_code; a store by another thread
-	 * may have slipped in after we copied the bytes. Looking again closes that.
-	 */
-	if (!bytes_equal(decoded, host, crosses ? PAGE_SIZE - first : t->bytes)) {
-		trace_kill(c, t);
-		return false;
+		return TRACE_CHANGED;
 	}
 	c->decoded += t->count;
-	return true;
+	return TRACE_KEPT;
 }
 
 bool trace_add_region(struct trace_cache *c, struct trace *t, uint64_t covered)

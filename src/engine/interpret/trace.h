@@ -26,7 +26,7 @@ struct trace {
 	bool dead;
 	int32_t heat;          /* executions left until it is found hot */
 	struct region *region; /* no trace of ours but a translation, which dies with it */
-	uint32_t code; /* offset in the cache's code memory */
+	uint32_t code;         /* offset in the cache's code memory */
 	uint16_t code_bytes;
 	uint16_t returns[TRACE_MAX_INSNS +
 			 1]; /* where the call of record n returns to, from `code`; 0: nowhere */
@@ -64,7 +64,7 @@ struct code_page {
 
 #define TRACE_HASH_BITS 15
 #define PAGE_HASH_BITS  11
-#define NEWS_MAX        64
+#define NEWS_MAX        256
 
 struct news { /* code changed or a grant withdrawn by another thread */
 	gfn_t gfn;
@@ -97,7 +97,8 @@ static inline const void *trace_code(const struct trace_cache *cache, const stru
 	return cache->code.rx + trace->code;
 }
 
-/* The trace was translated: whoever comes to its code goes to `target`; nobody finds it any more. */
+/* The trace was translated: whoever comes to its code goes to `target`; nobody finds it any more.
+ */
 void trace_promote(struct trace_cache *cache, struct trace *trace, const void *target);
 
 /* Writes the code of a trace whose records and count are filled. False: code memory is full. */
@@ -112,7 +113,8 @@ int trace_cache_open(struct trace_cache *cache, struct vcpu *v, size_t pool_byte
 void trace_cache_close(struct trace_cache *cache);
 /* Forget everything. Dispatcher only. */
 void trace_cache_flush(struct trace_cache *cache);
-/* Act on what other threads announced. False: too much for the queue, everything must be flushed. */
+/* Act on what other threads announced. False: too much for the queue, everything must be flushed.
+ */
 bool trace_cache_hear(struct trace_cache *cache);
 
 /* Makes a region findable and its bytes watched. False: no room. */
@@ -125,10 +127,15 @@ struct trace *trace_begin(struct trace_cache *cache);
 /* From the top, lives until the flush; NULL when full. */
 void *trace_pool_take(struct trace_cache *cache, size_t bytes);
 /*
- * Claims the begun and emitted trace and makes it findable, and its bytes watched. False
- * if the guest's bytes are no longer those that were decoded.
+ * Claims the begun and emitted trace and makes it findable, and its bytes
+ * watched. host, host2: the guest's bytes, in the trace's one or two pages.
  */
-bool trace_commit(struct trace_cache *cache, struct trace *trace, const uint8_t *decoded,
-		  const uint8_t *host);
+enum trace_commit {
+	TRACE_KEPT,
+	TRACE_CHANGED,   /* the guest's bytes are no longer those that were decoded: decode again */
+	TRACE_UNSETTLED, /* another vcpu may store there unheard: see page_add_code() */
+};
+enum trace_commit trace_commit(struct trace_cache *cache, struct trace *trace,
+			       const uint8_t *decoded, const uint8_t *host, const uint8_t *host2);
 
 #endif
