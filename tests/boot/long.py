@@ -44,3 +44,15 @@ def test_memtest86(host):
         for passed, errors in re.findall(rb"Pass: +(\d+) +Errors: (\d+) ", seen):
             expect(int(errors) == 0, f"memory errors: {seen[-3000:]!r}")
             passes = max(passes, int(passed))
+
+
+def test_oracle(host):
+    """Ten million random cases on the engine and on the bare CPU."""
+    only_in_full()
+    oracle = os.path.join(os.path.dirname(host.insula), "tests/oracle/oracle")
+    seed = str(int(time.time()))
+    done = subprocess.run([oracle, "--cases", "10000000", "--seed", seed], stdin=subprocess.DEVNULL,
+                          capture_output=True, timeout=7200)
+    if done.returncode == 77:
+        raise Skip(done.stdout.decode().strip())
+    expect(done.returncode == 0, f"seed {seed}, status {done.returncode}: {done.stdout[-4000:]!r}")
