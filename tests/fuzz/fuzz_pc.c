@@ -261,8 +261,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 	pc_devices_init(&run.pc);
 	for (unsigned i = 0; i < STEPS_MAX && in.left; i++)
 		step(&run, &in);
-	save_and_load(&run.pc);
-	if (!run.harmed)
+	/* Checksums cost more than all steps: one input in four is looked at so. */
+	if (len % 4 == 0)
+		save_and_load(&run.pc);
+	if (len % 4 == 0 && !run.harmed)
 		reset_and_compare(&run.pc);
 	else
 		pc_devices_reset(&run.pc);
