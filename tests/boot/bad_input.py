@@ -2,7 +2,10 @@
 import os
 import struct
 
-from machine import HOST_ERROR, USAGE, HALT_FOR_EVER, expect, multiboot, read_until, say
+from kernels import guest_files
+from machine import HALT_FOR_EVER, HOST_ERROR, POWER_OFF, USAGE, Skip, expect, multiboot, read_until, say
+
+NOBODY = 65534
 
 
 def elf32(entry=0x100000, phoff=52, phnum=1, phentsize=32, ident=b"\x7fELF\x01\x01\x01", program=None):
@@ -14,6 +17,11 @@ def elf32(entry=0x100000, phoff=52, phnum=1, phentsize=32, ident=b"\x7fELF\x01\x
     header = ident.ljust(16, b"\0") + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, entry, phoff, 0, 0, 52,
                                                   phentsize, phnum, 0, 0, 0)
     return (header + program).ljust(4096, b"\0") + code
+
+
+def guest_kernel(host):
+    """The default guest's kernel as Debian packs it."""
+    return guest_files(host)["vmlinuz"]
 
 
 def segment(offset=4096, paddr=0x100000, file_len=16, mem_len=16):
@@ -28,12 +36,24 @@ def test_kernel_is_a_folder(host):
     host.run("run", "--kernel", host.folder).expect_refusal(HOST_ERROR, host.folder)
 
 
-def test_kernel_unreadable(host):
-    path = host.write("secret", b"x" * 100)
+def unreadable(host, name, data):
+    """A file that may not be read, and how to run the program as somebody who may not: root may read anything."""
+    path = host.write(name, data)
     os.chmod(path, 0)
-    if os.access(path, os.R_OK):  # root may read anything but this
-        path = "/proc/self/mem"
-    host.run("run", "--kernel", path).expect_refusal(HOST_ERROR, path)
+    if not os.access(path, os.R_OK):
+        return path, {}
+    os.chmod(host.folder, 0o755)
+    somebody = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    try:
+        host.run("--version", **somebody).expect(0)
+    except OSError as error:
+        raise Skip(f"runs as root, and others may not run {host.insula}: {error.strerror}")
+    return path, somebody
+
+
+def test_kernel_unreadable(host):
+    path, somebody = unreadable(host, "secret", b"x" * 100)
+    host.run("run", "--kernel", path, **somebody).expect_refusal(HOST_ERROR, f"kernel {path}", "ermission denied")
 
 
 def test_kernel_empty(host):
@@ -86,7 +106,35 @@ def test_initrd_too_large(host):
     kernel = host.write("k", multiboot(HALT_FOR_EVER))
     path = host.write("big", b"")
     os.truncate(path, 80 << 20)
-    host.run("run", "--kernel", kernel, "--initrd", path, "--mem", "64M").expect_refusal(HOST_ERROR)
+    for image in (kernel, guest_kernel(host)):
+        host.run("run", "--kernel", image, "--initrd", path, "--mem", "64M").expect_refusal(
+            HOST_ERROR, f"initrd {path}", "too large for 64 MiB")
+
+
+def test_initrd_unreadable(host):
+    kernel = host.write("k", multiboot(HALT_FOR_EVER))
+    path, somebody = unreadable(host, "secret", b"x" * 100)
+    host.run("run", "--kernel", kernel, "--initrd", path, **somebody).expect_refusal(
+        HOST_ERROR, f"initrd {path}", "ermission denied")
+    host.run("run", "--kernel", kernel, "--initrd", host.folder).expect_refusal(HOST_ERROR, f"initrd {host.folder}")
+
+
+def test_command_line_too_long(host):
+    host.run("run", "--kernel", guest_kernel(host), "--append", "a" * 5000).expect_refusal(
+        HOST_ERROR, "command line has 5000 bytes")
+
+
+def test_stock_kernel_truncated(host):
+    """The package's own file, cut in its header, in front of the kernel proper and in the payload."""
+    with open(guest_kernel(host), "rb") as file:
+        image = file.read()
+    for length in (100, 512, 600, 1000, 5000, 40000, len(image) // 2, len(image) - 200000):
+        host.run("run", "--kernel", host.write("k", image[:length])).expect_refusal(HOST_ERROR, "kernel")
+
+
+def test_memory_too_small_for_a_kernel(host):
+    host.run("run", "--kernel", guest_kernel(host), "--mem", "8M").expect_refusal(HOST_ERROR, "memory too small",
+                                                                                 "at least")
 
 
 def test_memory_too_small_for_the_guest(host):
@@ -112,11 +160,24 @@ def test_disk(host):
 
 def test_disk_unreadable(host):
     kernel = host.write("k", multiboot(HALT_FOR_EVER))
+    disk, somebody = unreadable(host, "disk", bytes(4096))
+    host.run("run", "--kernel", kernel, "--disk", disk, **somebody).expect_refusal(HOST_ERROR, f"disk {disk}",
+                                                                                  "ermission denied")
+
+
+def test_disk_not_writable(host):
+    """Read-only it is fine, and the refusal says how."""
+    kernel = host.write("k", multiboot(POWER_OFF))
+    disk, somebody = unreadable(host, "disk", bytes(4096))
+    os.chmod(disk, 0o444)
+    host.run("run", "--kernel", kernel, "--disk", disk, **somebody).expect_refusal(HOST_ERROR, f"disk {disk}", "ro")
+    host.run("run", "--kernel", kernel, "--disk", f"{disk},ro", **somebody).expect(0)
+
+
+def test_disk_given_twice(host):
+    kernel = host.write("k", multiboot(HALT_FOR_EVER))
     disk = host.write("disk", bytes(4096))
-    os.chmod(disk, 0)
-    if os.access(disk, os.R_OK):
-        disk = "/sys/kernel/notes/none"  # root: what nobody can open
-    host.run("run", "--kernel", kernel, "--disk", disk).expect_refusal(HOST_ERROR, f"disk {disk}")
+    host.run("run", "--kernel", kernel, "--disk", disk, "--disk", disk).expect_refusal(HOST_ERROR, f"disk {disk}", "use")
 
 
 def test_disk_locked_by_another(host):
@@ -130,7 +191,6 @@ def test_disk_locked_by_another(host):
 
 
 def test_disk_shared_by_readers(host):
-    from machine import POWER_OFF
     kernel = host.write("k", multiboot(say("up") + HALT_FOR_EVER))
     second = host.write("k2", multiboot(POWER_OFF))
     disk = host.write("disk", bytes(1 << 20))
