@@ -38,7 +38,7 @@ WORKLOADS = {
     "disk_read": "1 MiB O_DIRECT reads",
 }
 
-PEERS = {"qemu": "QEMU TCG"}
+PEERS = {"qemu": "QEMU TCG", "bochs": "Bochs"}
 SINGLE_ENGINE = "insula"  # the column of results that are older than the second engine
 
 # For each engine: slowdown against the host that a group or a row is to stay under.
@@ -122,7 +122,7 @@ def group_tcg_ratio(results, group, column):
 def times(x):
     if x is None:
         return "-"
-    return f"{x:.2f}x" if x < 0.995 else f"{x:.1f}x" if x < 9.95 else f"{x:.0f}x"
+    return f"{x:.2f}x" if x < 0.995 else f"{x:.1f}x" if x < 19.95 else f"{x:.0f}x"
 
 
 def _median(results, what, column):
@@ -288,7 +288,7 @@ def plain(results):
             last = group
         table.append(["  " + title, *cells])
     lines = _aligned(table) if rows else []
-    table = [["", *(f"{column_name(c)} (goal)" for c in columns),
+    table = [["", *(column_name(c) + ("" if c in PEERS else " (goal)") for c in columns),
               *(f"{e}/TCG (goal)" for e in ours)]]
     for title, cells, ratios in summary(results):
         row = [title]
@@ -296,7 +296,7 @@ def plain(results):
             row.append(cell.text + (f" ({cell.goal})" if cell.goal else ""))
         table.append(row)
     lines += [""] * bool(lines) + _aligned(table)
-    if when:
+    if when and ours:
         lines += ["", f"TCG is that {when}, from stored results."]
     missed = misses(results)
     lines += ["", "missed:"] + ["  " + line for line in missed] if missed else []

@@ -1,13 +1,18 @@
 """A machine that runs insula-bench: the host itself, or a guest of a monitor that boots the
 benchmark's initramfs and is spoken to over its serial console (see guest_init.c)."""
 
+import glob
 import os
 import re
 import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
 
 
 class Failed(Exception):
@@ -38,10 +43,11 @@ class Host:
 
 
 class Guest:
-    """One boot of a monitor. Seconds are the guest's own, so settle() must find its clock right."""
+    """One boot of a monitor. Seconds are the guest's own, so settle() must find its clock right;
+    or the host's, for a monitor whose guests are known to have another time."""
 
-    def __init__(self, argv, log, boot_timeout=120):
-        self.clock_start = None
+    def __init__(self, argv, log, boot_timeout=120, own_clock=True):
+        self.clock_start, self.own_clock = None, own_clock
         self.buffer = b""
         self.log = open(log, "wb")
         self.started = time.monotonic()
@@ -87,13 +93,19 @@ class Guest:
         timeout = 60 + 60 * seconds
         self.process.stdin.write(f"run {name} --seconds {seconds} --disk /dev/vda\n".encode())
         self.process.stdin.flush()
-        self._wait_for("begin ", timeout)
+        begin, begin_at = self._wait_for("begin ", timeout)
         until, lines = time.monotonic() + timeout, []
         while True:
-            line, _ = self._line(until)
+            line, at = self._line(until)
             if line.startswith("end "):
-                return parse_answer(lines, name)
+                break
             lines.append(line)
+        answer = parse_answer(lines, name)
+        if self.own_clock or isinstance(answer, str):
+            return answer
+        ops, guest_seconds, digest = answer
+        passed = float(line.split()[1]) - float(begin.split()[1])
+        return ops, guest_seconds * (at - begin_at) / passed, digest
 
     def _clocks(self):
         """The guest's clock and the host's, as near to each other as the console allows."""
@@ -111,6 +123,8 @@ class Guest:
 
     def clock_check(self):
         """Guest seconds for each host second since settle() began."""
+        if not self.own_clock:
+            return None
         guest, host = (b - a for a, b in zip(self.clock_start, self._clocks()))
         if abs(guest - host) > 0.05 + 0.01 * host:
             raise Failed(f"the guest's clock counts {guest:.3f} s in {host:.3f} s")
@@ -175,17 +189,74 @@ def qemu_argv(setup, kernel, disk=True, cpus=1):
     return argv
 
 
-def argv_of(setup, column, kernel, **how):
-    """The command line of a column: an engine of Insula, or a peer."""
+BOCHSRC = """plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=1, parallel=0, serial=1
+config_interface: textconfig
+display_library: term
+memory: guest=512, host=512
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/vgabios/vgabios.bin
+cpu: model=corei7_haswell_4770, count=1, ips=40000000
+clock: sync=none, time0=utc
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=cdrom, path={image}, status=inserted
+boot: cdrom
+log: @LOG@
+com1: enabled=1, mode=term, dev=@SERIAL@
+"""
+
+
+def bochs_argv(setup):
+    """Bochs has firmware and no loader, so kernel and initramfs are on a CD with GRUB. No disk:
+    Bochs knows no virtio."""
+    image, folder = setup.build / "bochs.iso", setup.build / "bochs"
+    (folder / "boot" / "grub").mkdir(parents=True, exist_ok=True)
+    shutil.copy(setup.vmlinuz, folder / "vmlinuz")
+    shutil.copy(setup.initrd, folder / "initrd")
+    (folder / "boot" / "grub" / "grub.cfg").write_text(
+        f"set timeout=0\nlinux /vmlinuz {setup.cmdline}\ninitrd /initrd\nboot\n")
+    subprocess.run(["grub-mkrescue", "-o", image, "-d", "/usr/lib/grub/i386-pc", folder],
+                   check=True, capture_output=True)
+    config = setup.build / "bochsrc"
+    config.write_text(BOCHSRC.format(image=image))
+    return [sys.executable, str(HERE / "bochs_console.py"), str(config)]
+
+
+def boot(setup, column, kernel, log, disk=True, cpus=1):
+    """A Guest of a column: an engine of Insula, or a peer."""
+    if column == "bochs":
+        return Guest(bochs_argv(setup), log, boot_timeout=400, own_clock=False)
     if column == "qemu":
-        return qemu_argv(setup, kernel, **how)
-    return insula_argv(setup, column, kernel, **how)
+        return Guest(qemu_argv(setup, kernel, disk, cpus), log)
+    return Guest(insula_argv(setup, column, kernel, disk, cpus), log)
+
+
+def version_of(setup, column):
+    if column == "qemu":
+        found = re.search(r"version (\S+)", _said_by("qemu-system-x86_64", "--version"))
+    elif column == "bochs":
+        found = re.search(r"Emulator (\S+)", _said_by("bochs", "-n", "-q"))
+    else:
+        found = re.search(r"insula (.+)", _said_by(setup.insula, "--version"))
+    return found.group(1) if found else ""
+
+
+def _said_by(*argv):
+    got = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+    return got.stdout + got.stderr
 
 
 def peer_missing(peer):
     """Why a peer cannot be measured here, or None."""
     if peer == "qemu" and not shutil.which("qemu-system-x86_64"):
         return "QEMU is not installed"
+    if peer == "bochs":
+        missing = [p for p in ("bochs", "grub-mkrescue", "xorriso", "mformat")
+                   if not shutil.which(p)]
+        missing += [p for p in ("/usr/share/bochs/BIOS-bochs-latest",
+                                "/usr/share/vgabios/vgabios.bin", "/usr/lib/grub/i386-pc")
+                    if not os.path.exists(p)]
+        missing += [] if glob.glob("/usr/lib/*/bochs/plugins/libbx_term_gui.so") else ["bochs-term"]
+        return f"no Bochs here ({', '.join(missing)} missing)" if missing else None
     return None
 
 
