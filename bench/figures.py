@@ -152,7 +152,9 @@ class Cell:
 
     def __init__(self, value, show=times, goal=None, at_least=False):
         self.text = show(value) if value is not None else "-"
-        self.goal = show(goal) if goal is not None else ""
+        self.goal = "" if goal is None else f"{goal:g}x" if show is times else show(goal)
+        # Where rounding would hide on which side of the goal it is.
+        self.exact = f"{value:.4g}" if goal and show(goal) == self.text else self.text
         self.at_least = at_least
         self.missed = (value is not None and goal is not None
                        and (value < goal if at_least else value > goal))
@@ -197,7 +199,7 @@ def misses(results):
     for title, cells, ratios in summary(results):
         for what, names, row in (("", columns, cells),
                                  (" against TCG", engines(results), ratios or [])):
-            lines += [f"{name}: {title}{what}: {cell.text}, the goal is "
+            lines += [f"{name}: {title}{what}: {cell.exact}, the goal is "
                       f"{'at least' if cell.at_least else 'at most'} {cell.goal}"
                       for name, cell in zip(names, row) if cell.missed]
     for column in engines(results):
