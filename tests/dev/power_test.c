@@ -96,6 +96,29 @@ static void power_off(void **state)
 	end(&f);
 }
 
+/* The guest looks at a change before the clock's thread has come round to it. */
+static void pm_timer_seen_first(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	start(&f);
+	bus_write(f.m.pio, PM + 2, 2, 1);
+	vclock_pause(f.m.clock);
+	vclock_set_ns(f.m.clock, 700000000000ull);
+	vclock_resume(f.m.clock);
+	assert_int_equal(f.m.wire[9].level, 0);
+	assert_int_equal(bus_read(f.m.pio, PM, 2), 1);
+	assert_int_equal(f.m.wire[9].level, 1);
+	bus_write(f.m.pio, PM, 2, 1);
+	vclock_advance(f.m.clock, 0);
+	assert_int_equal(f.m.wire[9].rises, 1); /* once, though the thread came too */
+	/* And the next one is armed for. */
+	vclock_advance(f.m.clock, 600000000000ull);
+	assert_int_equal(f.m.wire[9].rises, 2);
+	end(&f);
+}
+
 static void pm_timer(void **state)
 {
 	struct fixture f;
@@ -216,9 +239,10 @@ static void small_ports(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-	cmocka_unit_test(power_button),  cmocka_unit_test(power_off),
-	cmocka_unit_test(pm_timer),      cmocka_unit_test(keyboard),
-	cmocka_unit_test(a20_and_reset), cmocka_unit_test(small_ports),
+	cmocka_unit_test(power_button), cmocka_unit_test(power_off),
+	cmocka_unit_test(pm_timer),     cmocka_unit_test(pm_timer_seen_first),
+	cmocka_unit_test(keyboard),     cmocka_unit_test(a20_and_reset),
+	cmocka_unit_test(small_ports),
 };
 
 int main(void)

@@ -67,15 +67,17 @@ static void update_sci(struct acpi_pm *pm)
 	}
 }
 
-/* TMR_STS follows the top bit of the 32-bit count (ACPI 6.4, 4.8.3.1.1, TMR_VAL_EXT). */
-static void settle_timer(struct acpi_pm *pm)
+/* TMR_STS follows the top bit of the 32-bit count (ACPI 6.4, 4.8.3.1.1, TMR_VAL_EXT). True: it has
+ * changed. */
+static bool settle_timer(struct acpi_pm *pm)
 {
 	uint64_t toggles = timer_ticks(pm) >> 31;
 
-	if (toggles != pm->regs.toggles) {
-		pm->regs.toggles = toggles;
-		pm->regs.pm1_sts |= STS_TMR;
-	}
+	if (toggles == pm->regs.toggles)
+		return false;
+	pm->regs.toggles = toggles;
+	pm->regs.pm1_sts |= STS_TMR;
+	return true;
 }
 
 static void arm(struct acpi_pm *pm)
@@ -161,7 +163,11 @@ static uint64_t acpi_pm_read(void *dev, uint64_t offset, unsigned size)
 	uint32_t ticks;
 
 	pthread_mutex_lock(&pm->lock);
-	settle_timer(pm);
+	/* Who sees the status first raises the SCI for it: the clock's thread may be late. */
+	if (settle_timer(pm)) {
+		update_sci(pm);
+		arm(pm);
+	}
 	/* One look at the clock for all bytes of the access. */
 	ticks = (uint32_t)timer_ticks(pm);
 	for (unsigned i = 0; i < size; i++)
