@@ -5,21 +5,22 @@
  * reset leaves nothing behind but what the battery keeps.
  */
 #include "base/assert.h"
-#include "base/bytes.h"
 #include "chardev/chardev_memory.h"
 #include "dev/pc/acpi_pm.h"
 #include "dev/pc/ioapic.h"
 #include "dev/pc/isa_irq.h"
-#include "input.h"
+#include "harm.h"
 #include "pc_devices.h"
-#include "state/crc32c.h"
-#include "state/stream.h"
 
 #define STEPS_MAX      400
 /* Of guest time in which periodic timers fire, as often as every 20 us each. */
 #define ADVANCE_MAX_NS 20000000u
 /* Guest time is at most half of what nanoseconds in 63 bits reach. */
 #define TIME_MAX_NS    (1ull << 62)
+
+/* ISA interrupts that no device of pc_devices.h drives: a wire has one driver. */
+static const uint8_t free_irqs[] = { 3, 5, 6, 7, 10, 11, 15 };
+#define FREE_IRQS (sizeof(free_irqs) / sizeof(free_irqs[0]))
 
 static struct pc_devices fresh; /* only ever reset */
 
@@ -29,36 +30,14 @@ struct run {
 	bool harmed; /* a level may stand on a wire that nobody drives */
 };
 
-/* A section of a stream that the writer made. */
-struct section {
-	const char *name;
-	size_t at, name_len, body, len;
-};
-
-/* The section at *at, which moves on; false at the end. */
-static bool section_next(const struct state_writer *w, size_t *at, struct section *section)
-{
-	if (memcmp(w->bytes + *at, "SECT", 4) != 0)
-		return false;
-	section->at = *at;
-	section->name_len = w->bytes[*at + 4];
-	section->name = (const char *)w->bytes + *at + 5;
-	section->body = *at + 5 + section->name_len + 12;
-	section->len = bytes_load32(w->bytes + section->body - 8);
-	*at = section->body + section->len;
-	return true;
-}
-
-#define STREAM_HEAD 12
-
 /* The same but for the RTC: its battery outlives a reset, and wall time goes on. */
 static void assert_same(const struct state_writer *a, const struct state_writer *b)
 {
-	struct section left, right;
-	size_t i = STREAM_HEAD, j = STREAM_HEAD;
+	struct harm_section left, right;
+	size_t i = HARM_STREAM_HEAD, j = HARM_STREAM_HEAD;
 
 	ASSERT(a->len == b->len);
-	while (section_next(a, &i, &left) && section_next(b, &j, &right)) {
+	while (harm_next(a, &i, &left) && harm_next(b, &j, &right)) {
 		ASSERT(left.at == right.at && left.len == right.len);
 		ASSERT((left.name_len == 3 && !memcmp(left.name, "rtc", 3)) ||
 		       !memcmp(a->bytes + left.body, b->bytes + right.body, left.len));
@@ -105,29 +84,13 @@ static void save_and_load(struct pc_devices *p)
 	state_writer_fini(&after);
 }
 
-/* A saved state with some bytes of one section changed, under a checksum that fits. */
 static void load_harmed(struct run *run, struct input *in)
 {
-	struct pc_devices *p = &run->pc;
-	unsigned wanted = (unsigned)input_take(in, 1) % PC_SECTIONS,
-		 changes = 1 + (unsigned)input_take(in, 1) % 8;
-	size_t at = STREAM_HEAD, crc_at;
-	struct section section;
 	struct state_writer w;
-	uint32_t crc;
 
-	pc_devices_save(p, &w);
-	for (unsigned i = 0; i <= wanted; i++)
-		section_next(&w, &at, &section);
-	while (changes--) {
-		uint64_t place = input_take(in, 2) % section.len;
-
-		w.bytes[section.body + place] = (uint8_t)input_take(in, 1);
-	}
-	crc_at = section.body - 4;
-	crc = crc32c(0, w.bytes + section.at, crc_at - section.at);
-	bytes_store32(w.bytes + crc_at, crc32c(crc, w.bytes + section.body, section.len));
-	pc_devices_load(p, w.bytes, w.len);
+	pc_devices_save(&run->pc, &w);
+	harm_state(&w, in);
+	pc_devices_load(&run->pc, w.bytes, w.len);
 	run->harmed = true;
 	state_writer_fini(&w);
 }
@@ -192,7 +155,7 @@ static void step(struct run *run, struct input *in)
 		break;
 	case 15: /* a PCI device's wire, an ISA device's wire */
 		value = input_take(in, 1);
-		line = value & 2 ? isa_irq_line(p->isa, 5 + (unsigned)(value >> 4) % 7)
+		line = value & 2 ? isa_irq_line(p->isa, free_irqs[(value >> 4) % FREE_IRQS])
 				 : ioapic_line(p->ioapic, 16 + (unsigned)(value >> 4) % 6);
 		irq_set(&line, value & 1);
 		break;
@@ -215,8 +178,8 @@ static void lower_wires(struct pc_devices *p)
 {
 	struct irq_line line;
 
-	for (unsigned i = 5; i < 12; i++) {
-		line = isa_irq_line(p->isa, i);
+	for (unsigned i = 0; i < FREE_IRQS; i++) {
+		line = isa_irq_line(p->isa, free_irqs[i]);
 		irq_set(&line, 0);
 	}
 	for (unsigned i = 16; i < 22; i++) {

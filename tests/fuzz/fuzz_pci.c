@@ -3,9 +3,8 @@
 
 #include "base/assert.h"
 #include "dev/pci/pci_function.h"
-#include "input.h"
+#include "harm_host.h"
 #include "machine.h"
-#include "state/stream.h"
 
 #define SLOTS     3
 #define STEPS_MAX 400
@@ -116,6 +115,8 @@ static void step(struct input *in)
 	case 7:
 		if (at < 8) /* slow */
 			save_and_load();
+		else if (at < 16)
+			harm_host(m.host, in);
 		break;
 	case 8:
 		/* Swap places with a neighbour: the case in which BARs find each other's. */

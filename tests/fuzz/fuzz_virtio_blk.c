@@ -8,7 +8,7 @@
 #include "base/assert.h"
 #include "dev/virtio/virtio_blk.h"
 #include "fake_block.h"
-#include "input.h"
+#include "harm_host.h"
 #include "ring.h"
 
 #define SLOT       2
@@ -85,6 +85,8 @@ static void step(struct input *in, uint64_t io)
 		disk.hold = at & 1;
 		disk.reverse = at & 2;
 		disk.fail_with = at & 4 ? -EIO : 0;
+		if (at >= 0xf0)
+			harm_host(m.host, in);
 		break;
 	case 10:
 		at = input_take(in, 2) % 0x4000;

@@ -5,7 +5,7 @@
 #include "base/assert.h"
 #include "chardev/chardev_memory.h"
 #include "dev/virtio/virtio_console.h"
-#include "input.h"
+#include "harm_host.h"
 #include "ring.h"
 
 #define SLOT      5
@@ -91,7 +91,11 @@ static void step(struct input *in)
 		fake_loop_pump(m.loop, 8);
 		break;
 	case 8:
-		virtio_console_resize(con, port, (uint16_t)input_take(in, 1), 25);
+		at = input_take(in, 1);
+		if (at >= 0xf0)
+			harm_host(m.host, in);
+		else
+			virtio_console_resize(con, port, (uint16_t)at, 25);
 		break;
 	case 9:
 		at = input_take(in, 2) % 0x4000;
