@@ -1,4 +1,5 @@
 """Disks: what the guest writes is on the host's image, what the host wrote is in the guest."""
+import hashlib
 import os
 import random
 import subprocess
@@ -89,3 +90,34 @@ def test_odd_sizes_and_offsets(host):
         done
         echo same""")
     r.expect(0, out=b"same\n")
+
+
+def test_streamed_past_the_page_cache(host):
+    """Large direct reads one after the other, which are read ahead, give the disk's bytes; and what
+    the guest writes ahead of itself it reads."""
+    data = random.Random(4).randbytes(24 << 20)
+    disk = host.write("disk.img", data)
+    fd = os.open(disk, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    r = host.guest("--disk", disk, "--", "sh", "-c", """
+        set -e
+        dd if=/dev/vda bs=1M iflag=direct 2>/dev/null | sha256sum
+        head -c 4096 /dev/zero | tr '\\0' x > /tmp/x
+        for mib in 0 1 2 3 4 5 6 7 8 9 10 11; do
+            dd if=/dev/vda bs=1M skip=$mib count=1 iflag=direct 2>/dev/null >> /tmp/read
+            # Into the next piece, which is there or on its way, and the one after.
+            for page in 256 600; do
+                dd if=/tmp/x of=/dev/vda bs=4k seek=$((mib * 256 + page)) oflag=direct conv=notrunc 2>/dev/null
+            done
+        done
+        sha256sum < /tmp/read""")
+    changed = bytearray(data)
+    for mib in range(11):
+        for page in (256, 600):
+            at = (mib * 256 + page) * 4096
+            changed[at:at + 4096] = b"x" * 4096
+    sums = [hashlib.sha256(bytes_).hexdigest().encode() + b"  -\n"
+            for bytes_ in (data, changed[:12 << 20])]
+    r.expect(0, out=b"".join(sums))
