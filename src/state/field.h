@@ -34,9 +34,9 @@ enum state_type {
 	STATE_STRUCT, /* fields of its own */
 };
 
-#define STATE_NAME_MAX 63   /* bytes of a name, without the end */
+#define STATE_NAME_MAX   63 /* bytes of a name, without the end */
 #define STATE_FIELDS_MAX 64 /* fields of one table */
-#define STATE_DEPTH_MAX 4   /* tables within tables */
+#define STATE_DEPTH_MAX  4  /* tables within tables */
 
 struct state_field {
 	const char *name;
@@ -62,6 +62,8 @@ struct state_table {
 	int (*post_load)(void *object, const char **error);
 };
 
+/* clang-format takes #m for a directive. */
+/* clang-format off */
 #define STATE_MEMBER_(s, m) (((s *)0)->m)
 /* The integer type of an element by its size; _Bool is told apart by its type. */
 #define STATE_TYPE_(element)                                                   \
@@ -107,6 +109,7 @@ struct state_table {
 	{                                                                      \
 		NULL, 0, 0, 0, 0, STATE_NONE, NULL                             \
 	}
+/* clang-format on */
 
 /* Bytes of one element in the stream; 0 for STATE_STRUCT, whose size varies. */
 static inline unsigned state_type_size(unsigned type)

@@ -1,4 +1,5 @@
-/* The access map: splitting, gaps, borders, changes from inside a handler and from other threads. */
+/* The access map: splitting, gaps, borders, changes from inside a handler and from other threads.
+ */
 #include "bus/bus.h"
 
 #include <setjmp.h>
@@ -227,8 +228,10 @@ static void readers_see_whole_regions(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(claims_and_overlaps),	 cmocka_unit_test(sizes_and_splits),
-		cmocka_unit_test(ports_end_at_64k),	 cmocka_unit_test(a_handler_may_move_itself),
+		cmocka_unit_test(claims_and_overlaps),
+		cmocka_unit_test(sizes_and_splits),
+		cmocka_unit_test(ports_end_at_64k),
+		cmocka_unit_test(a_handler_may_move_itself),
 		cmocka_unit_test(readers_see_whole_regions),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -50,14 +50,13 @@ static int gadget_post_load(void *object, const char **error)
 	return -1;
 }
 
-#define GADGET_FIELDS                                                          \
-	STATE_FIELD(struct gadget, mode), STATE_FIELD(struct gadget, divisor), \
-		STATE_FIELD(struct gadget, control),                           \
-		STATE_FIELD(struct gadget, start_ns),                          \
-		STATE_FIELD(struct gadget, enabled),                           \
-		STATE_ARRAY(struct gadget, ram), STATE_ARRAY(struct gadget, irr), \
-		STATE_ARRAY_SINCE(struct gadget, grid, grid[0][0], 1),         \
-		STATE_STRUCT_FIELD(struct gadget, one, &inner_table),          \
+#define GADGET_FIELDS                                                                      \
+	STATE_FIELD(struct gadget, mode), STATE_FIELD(struct gadget, divisor),             \
+		STATE_FIELD(struct gadget, control), STATE_FIELD(struct gadget, start_ns), \
+		STATE_FIELD(struct gadget, enabled), STATE_ARRAY(struct gadget, ram),      \
+		STATE_ARRAY(struct gadget, irr),                                           \
+		STATE_ARRAY_SINCE(struct gadget, grid, grid[0][0], 1),                     \
+		STATE_STRUCT_FIELD(struct gadget, one, &inner_table),                      \
 		STATE_STRUCT_ARRAY(struct gadget, many, &inner_table)
 
 static const struct state_field fields_v1[] = { GADGET_FIELDS, STATE_END };
@@ -141,7 +140,8 @@ static void versions(void **state)
 	state_writer_fini(&new);
 }
 
-/* A stream with fields we do not know, as a later Insula of the same version number of the table might add. */
+/* A stream with fields we do not know, as a later Insula of the same version number of the table
+ * might add. */
 static void unknown_fields_are_skipped_and_missing_ones_refused(void **state)
 {
 	static const struct state_field few[] = { STATE_FIELD(struct gadget, divisor),
