@@ -42,6 +42,7 @@
 #define KVM_FEATURE_CLOCKSOURCE        (1u << 0)
 #define KVM_FEATURE_NOP_IO_DELAY       (1u << 1)
 #define KVM_FEATURE_CLOCKSOURCE2       (1u << 3)
+#define KVM_FEATURE_PV_UNHALT          (1u << 7)
 #define KVM_FEATURE_CLOCKSOURCE_STABLE (1u << 24)
 
 const struct cpuid_bit cpuid_bits[FEAT_COUNT] = {
@@ -324,6 +325,9 @@ static void kvm_leaf(const struct cpu_model *model, uint32_t leaf, struct cpuid_
 	case KVM_FEATURES:
 		out->eax = KVM_FEATURE_CLOCKSOURCE | KVM_FEATURE_NOP_IO_DELAY |
 			   KVM_FEATURE_CLOCKSOURCE2 | KVM_FEATURE_CLOCKSOURCE_STABLE;
+		/* Waiters for a lock halt until they are kicked, rather than spin for a whole time
+		 * slice of a holder that has no host CPU. */
+		out->eax |= model->cpus > 1 ? KVM_FEATURE_PV_UNHALT : 0;
 		break;
 	case KVM_TIMING: /* kHz of the TSC and of the local APIC timer */
 		out->eax = (uint32_t)model->tsc_khz;

@@ -12,7 +12,8 @@
 #include "cpu/mmu.h"
 #include "base/assert.h"
 
-#define REQ_EVENTS (REQ_IRQ | REQ_EXTINT | REQ_NMI | REQ_INIT | REQ_SIPI | REQ_TIMER | REQ_WINDOW)
+#define REQ_EVENTS \
+	(REQ_IRQ | REQ_EXTINT | REQ_NMI | REQ_INIT | REQ_SIPI | REQ_TIMER | REQ_WINDOW | REQ_KICK)
 
 static void request_again(struct vcpu *v, uint32_t bits)
 {
@@ -125,6 +126,10 @@ bool vcpu_events(struct vcpu *v)
 	}
 	if (unlikely(changed || v->arch.activity == ACTIVITY_SHUTDOWN))
 		return changed;
+	if (unlikely(req & REQ_KICK)) {
+		v->arch.kicked = v->arch.activity != ACTIVITY_HALT;
+		v->arch.activity = ACTIVITY_RUN;
+	}
 	if (deliver_cut_short(v)) {
 		request_again(v, (req & REQ_NMI) | REQ_IRQ);
 		return true;
@@ -146,7 +151,7 @@ bool vcpu_has_work(struct vcpu *v)
 
 	if (v->arch.activity == ACTIVITY_WAIT_SIPI)
 		return req & (REQ_INIT | REQ_SIPI);
-	if (req & (REQ_INIT | REQ_TIMER))
+	if (req & (REQ_INIT | REQ_TIMER | REQ_KICK))
 		return true;
 	if (v->arch.activity == ACTIVITY_SHUTDOWN)
 		return false;

@@ -65,6 +65,8 @@ void apic_bus_msi(struct apic_bus *bus, uint64_t address, uint32_t data);
 void apic_bus_extint(void *bus, unsigned pin, int level);
 /* An edge on LINT1 of every cpu: the NMI button. Any thread. */
 void apic_bus_nmi(struct apic_bus *bus);
+/* The paravirtual kick: ends the HLT of the cpu with this APIC id, or its next. Any thread. */
+void apic_bus_kick(struct apic_bus *bus, uint64_t id);
 /* Whoever must hear an EOI of a level-triggered vector (the IOAPIC); called on the vcpu thread. */
 void apic_bus_on_eoi(struct apic_bus *bus, void (*eoi)(void *ctx, uint8_t vector), void *ctx);
 

@@ -109,6 +109,8 @@ static void deliver(struct lapic_port *port, uint64_t route, const struct apic_m
 		vcpu_request(port->v, REQ_NMI);
 		return;
 	case DELIVERY_INIT:
+		/* A SIPI sent before it must not be taken for one sent after it. */
+		atomic_fetch_and(&port->v->req, ~(uint32_t)REQ_SIPI);
 		vcpu_request(port->v, REQ_INIT);
 		return;
 	case DELIVERY_STARTUP:
@@ -235,4 +237,10 @@ void apic_bus_nmi(struct apic_bus *bus)
 	for (unsigned i = 0; i < bus->count; i++)
 		if (bus->port[i])
 			raise_wire(bus->port[i], WIRE_LINT1);
+}
+
+void apic_bus_kick(struct apic_bus *bus, uint64_t id)
+{
+	if (id < bus->count && bus->port[id])
+		vcpu_request(bus->port[id]->v, REQ_KICK);
 }

@@ -53,6 +53,7 @@ static void registers_init(struct vcpu *v)
 	a->cpl = 0;
 	a->shadow = SHADOW_NONE;
 	a->nmi_masked = 0;
+	a->kicked = 0;
 	a->event = (struct vcpu_event){ 0 };
 }
 

@@ -94,6 +94,7 @@ struct vcpu_arch {
 	uint8_t nmi_masked; /* between NMI delivery and IRET */
 	uint8_t activity;   /* enum vcpu_activity */
 	uint8_t a20_masked;
+	uint8_t kicked; /* by the paravirtual hypercall while it ran: the next HLT does not wait */
 	struct vcpu_event event;
 	struct {
 		uint64_t star, lstar, cstar, fmask, kernel_gs_base;
@@ -209,6 +210,7 @@ enum vcpu_request {
 				instruction */
 	REQ_WINDOW = 1 << 9, /* own use: an interrupt waits for IF */
 	REQ_FLUSH = 1 << 10, /* flush the whole TLB (memory map changed) */
+	REQ_KICK = 1 << 12,      /* a guest's kick hypercall ended our HLT, or the next one */
 	REQ_EXCLUSIVE = 1 << 11, /* another vcpu wants to be alone: exclusive_attend() */
 };
 
@@ -263,6 +265,7 @@ struct soft {
 	uint64_t code_gen;   /* names the (address space, mode) in which linear code addresses are
 				valid now */
 	uint64_t value;      /* scalar result of a slow load, operand of a slow store */
+	unsigned pauses;     /* PAUSEs executed */
 	uint64_t la;         /* linear address found by a checked address computation */
 	struct soft_mmu *mmu;
 	/* The translator's: see engine/translate/runtime.c. */

@@ -183,6 +183,10 @@ static void paravirtual_and_frequencies(void **state)
 	r = ask(&f, 0x12345678, 0);
 	assert_int_equal(r.eax | r.ebx | r.ecx | r.edx, 0);
 	fixture_fini(&f);
+	/* With others to wait for, the kick hypercall too. */
+	fixture_init(&f, "x86-64-v2", 2);
+	assert_int_equal(ask(&f, 0x40000001, 0).eax, 0x0100008b);
+	fixture_fini(&f);
 	fixture_init(&f, "host", 1);
 	r = ask(&f, 0x12345678, 0);
 	assert_int_equal(r.ecx, cpu_model_is_amd(f.v->model) ? 0 : 100);

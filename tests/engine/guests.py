@@ -17,7 +17,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SOURCES = os.path.join(ROOT, "guest", "tests")
 WIDTHS = {"limits": 32, "callgate": 32, "task": 32, "vm86": 32, "debug": 32, "shadow": 32, "fault": 32,
           "triple": 32, "rep": 32, "strings16": 32, "lock": 32, "real": 32, "smc": 32, "paging32": 32, "nmi": 32,
-          "paging64": 64, "long": 64}
+          "paging64": 64, "long": 64, "smp": 64}
+CPUS = {"smp": 4}
 # Guests whose end is not a debug exit: name -> what ends them.
 ENDS = {"triple": {"insula": 3, "qemu": 0, "bochs": 1}}
 # Where other emulators leave the manuals, by guest: reason, and how the failing lines begin. Seen with QEMU 7.2.
@@ -77,6 +78,7 @@ BOCHS_DEVIATES = {
 QEMU_CPU = {}
 BOCHS_CPU = {}
 TIMEOUT = 60  # seconds; a guest that an emulator is known to stop gets 3
+LONG = {"smp": 250}  # cpus that wait for each other, on a host that may have fewer
 
 FLAGS = ["-O1", "-ffreestanding", "-fno-pic", "-fno-pie", "-fno-stack-protector", "-fcf-protection=none",
          "-mgeneral-regs-only", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-mno-red-zone",
@@ -124,12 +126,13 @@ def run(command, timeout=TIMEOUT):
 
 def qemu_command(name, qemu, image):
     return [qemu, "-accel", "tcg", "-cpu", QEMU_CPU.get(name, "max"), "-m", "64", "-display", "none", "-serial",
-            "stdio", "-monitor", "none", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel",
+            "stdio", "-monitor", "none", "-no-reboot", "-smp", str(CPUS.get(name, 1)), "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel",
             image]
 
 
 def insula_command(name, insula, image):
-    return [insula, "run", "--kernel", image, "--mem", "64M", "--debug-exit", "--no-reboot"]
+    return [insula, "run", "--kernel", image, "--mem", "64M", "--debug-exit", "--no-reboot",
+            "--cpus", str(CPUS.get(name, 1))]
 
 
 BOCHSRC = """display_library: rfb, options="timeout=0"
@@ -240,10 +243,10 @@ def main():
     for name in args.names or sorted(WIDTHS):
         image = build(name, args.out)
         if insula:
-            failures += judge(name, "insula", run(insula_command(name, insula, image)), args.verbose)
+            failures += judge(name, "insula", run(insula_command(name, insula, image), LONG.get(name, TIMEOUT)), args.verbose)
         if qemu:
             stops = any(reason.startswith(STOPS) for reason, _ in QEMU_DEVIATES.get(name, []))
-            result = run(qemu_command(name, qemu, image), 3 if stops else TIMEOUT)
+            result = run(qemu_command(name, qemu, image), 3 if stops else LONG.get(name, TIMEOUT))
             differs = judge(name, "qemu", result, args.verbose)
             # Where QEMU runs on beyond a limit, what it meets is chance; Insula alone decides the test.
             failures += differs if args.only == "qemu" else 0

@@ -500,13 +500,57 @@ static void small_ones(void **state)
 	v->arch.gpr[RAX] = 3;
 	assert_int_equal(RUN(f, "\xd7"), SYSOP_DONE); /* XLAT */
 	assert_int_equal(v->arch.gpr[RAX], 0x55);
-	v->arch.gpr[RAX] = 5;
+	v->arch.gpr[RAX] = 6;
 	assert_int_equal(RUN(f, "\x0f\x01\xc1"), SYSOP_DONE); /* VMCALL */
 	assert_true(v->arch.gpr[RAX] == (uint64_t)-1000);
 	v->arch.gpr[RBX] = 0x8000000000ull;
 	assert_fault(f, RUN(f, "\x0f\xae\x3b"), VEC_PF);      /* CLFLUSH [RBX] */
 	assert_int_equal(RUN(f, "\x0f\x01\x3b"), SYSOP_DONE); /* INVLPG there is no fault */
 	assert_int_equal(RUN(f, "\x0f\x18\x03"), SYSOP_DONE); /* nor is PREFETCHNTA */
+}
+
+/* The hypercall that wakes a cpu which waits for a lock. */
+static void kick(void **state)
+{
+	static const uint64_t nobody[] = { 1, 255, 256, 1ull << 32, UINT64_MAX };
+	struct fixture *f = *state;
+	struct vcpu *v = f->v;
+	unsigned n;
+
+	fixture_long_mode(f);
+	v->arch.rflags &= ~(uint64_t)FLAG_IF;
+	atomic_store(&v->req, 0);
+	for (n = 0; n < 5; n++) {
+		v->arch.gpr[RAX] = 5;
+		v->arch.gpr[RCX] = nobody[n];
+		assert_int_equal(RUN(f, "\x0f\x01\xd9"), SYSOP_DONE); /* VMMCALL */
+		assert_int_equal(v->arch.gpr[RAX], 0);
+		assert_int_equal(atomic_load(&v->req), 0);
+	}
+	/* A halted one goes on, with interrupts off. */
+	assert_int_equal(RUN(f, "\xf4"), SYSOP_DONE); /* HLT */
+	assert_int_equal(v->arch.activity, ACTIVITY_HALT);
+	assert_false(vcpu_has_work(v));
+	v->arch.gpr[RAX] = 5;
+	v->arch.gpr[RCX] = 0;
+	assert_int_equal(RUN(f, "\x0f\x01\xc1"), SYSOP_DONE);
+	assert_true(vcpu_has_work(v));
+	vcpu_events(v);
+	assert_int_equal(v->arch.activity, ACTIVITY_RUN);
+	/* One that was about to halt does not, once. */
+	v->arch.gpr[RAX] = 5;
+	assert_int_equal(RUN(f, "\x0f\x01\xc1"), SYSOP_DONE);
+	vcpu_events(v);
+	assert_int_equal(RUN(f, "\xf4"), SYSOP_DONE);
+	assert_int_equal(v->arch.activity, ACTIVITY_RUN);
+	assert_int_equal(RUN(f, "\xf4"), SYSOP_DONE);
+	assert_int_equal(v->arch.activity, ACTIVITY_HALT);
+	v->arch.activity = ACTIVITY_RUN;
+	/* Not a user's business. */
+	v->arch.cpl = 3;
+	v->arch.gpr[RAX] = 5;
+	assert_int_equal(RUN(f, "\x0f\x01\xc1"), SYSOP_DONE);
+	assert_true(v->arch.gpr[RAX] == (uint64_t)-1);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -528,6 +572,7 @@ int main(void)
 		TEST(invpcid_checks),
 		TEST(segment_bases),
 		TEST(small_ones),
+		TEST(kick),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 #include "engine/interpret/decode.h"
 #include "base/bytes.h"
 #include "cpu/mode.h"
+#include "cpu/model.h"
 #include "engine/interpret/ops.h"
 #include "engine/interpret/sysop.h"
 #include "engine/interpret/vector.h"
@@ -761,8 +762,11 @@ static bool lower_move(struct lowering *l)
 	case ZYDIS_MNEMONIC_CQO:
 		l->out->handler = convert_handler(zi->opcode, log2_bytes(zi->operand_width));
 		return true;
-	case ZYDIS_MNEMONIC_NOP:
 	case ZYDIS_MNEMONIC_PAUSE:
+		/* Alone there is nobody to wait for but devices. */
+		l->out->handler = l->v->model->cpus > 1 ? insn_pause : insn_nop;
+		return true;
+	case ZYDIS_MNEMONIC_NOP:
 	case ZYDIS_MNEMONIC_ENDBR32:
 	case ZYDIS_MNEMONIC_ENDBR64:
 	case ZYDIS_MNEMONIC_PREFETCHNTA:

@@ -114,6 +114,7 @@ insn_handler *fused_handler(bool test, enum form form, unsigned size_log, unsign
 insn_handler *string_handler(unsigned opcode, unsigned size_log);
 
 const void *insn_nop(struct vcpu *v, const struct insn *i);
+const void *insn_pause(struct vcpu *v, const struct insn *i);
 const void *insn_fence(struct vcpu *v, const struct insn *i);
 const void *
 insn_fault_imm(struct vcpu *v,

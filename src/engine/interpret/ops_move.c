@@ -1,5 +1,6 @@
 /* MOV and its kin: MOVZX MOVSX LEA XCHG BSWAP CMOVcc SETcc and the CBW and CWD families. No flags
  * are written. */
+#include "base/spin.h"
 #include "engine/interpret/access.h"
 #include "engine/interpret/condition.h"
 #include "engine/interpret/ops.h"
@@ -361,5 +362,15 @@ const void *insn_fence(struct vcpu *v, const struct insn *i)
 
 const void *insn_nop(struct vcpu *v, const struct insn *i)
 {
+	NEXT(v, i);
+}
+
+/*
+ * A vcpu that spins waits for another, which may have no host CPU while there
+ * are more vcpus than CPUs: after a while ours is offered.
+ */
+const void *insn_pause(struct vcpu *v, const struct insn *i)
+{
+	spin_relax(v->soft.pauses++);
 	NEXT(v, i);
 }

@@ -16,6 +16,7 @@
 
 #define KVM_ENOSYS 1000
 #define KVM_EPERM  1
+#define KVM_HC_KICK_CPU 5
 
 /* VM86 code has CPL 3, real mode 0. */
 static int require_cpl0(struct vcpu *v)
@@ -61,7 +62,10 @@ static int op_hlt(struct vcpu *v, const struct sysop *op)
 {
 	if (require_cpl0(v) < 0)
 		return -1;
-	v->arch.activity = ACTIVITY_HALT;
+	if (v->arch.kicked)
+		v->arch.kicked = 0;
+	else
+		v->arch.activity = ACTIVITY_HALT;
 	return SYSOP_DONE;
 }
 
@@ -415,13 +419,24 @@ static int op_xsetbv(struct vcpu *v, const struct sysop *op)
 	return xcr_write(v, (uint32_t)v->arch.gpr[RCX], edx_eax_read(v)) < 0 ? -1 : SYSOP_DONE;
 }
 
-/* KVM hypercalls (RAX: number). None is advertised, so none is known. */
+/*
+ * KVM hypercalls. RAX: number, RBX and RCX: arguments. One is known: the kick
+ * of a vcpu that waits in HLT for a lock, whose APIC id is in RCX.
+ */
 static int op_hypercall(struct vcpu *v, const struct sysop *op)
 {
+	unsigned size = control_size(v);
+	int64_t answer = -KVM_ENOSYS;
+
 	if (!v->model->kvm_clock || !(v->arch.cr0 & CR0_PE) || vcpu_vm86(v))
 		return excp_ud(v);
-	sysop_reg_write(v, op, RAX, control_size(v),
-			(uint64_t)(v->arch.cpl ? -KVM_EPERM : -KVM_ENOSYS));
+	if (v->arch.cpl) {
+		answer = -KVM_EPERM;
+	} else if (sysop_reg_read(v, op, RAX, size) == KVM_HC_KICK_CPU && v->model->cpus > 1) {
+		apic_bus_kick(v->apics, sysop_reg_read(v, op, RCX, size));
+		answer = 0;
+	}
+	sysop_reg_write(v, op, RAX, size, (uint64_t)answer);
 	return SYSOP_DONE;
 }
 
