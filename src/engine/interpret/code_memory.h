@@ -17,5 +17,11 @@ struct code_memory {
 /* 0, or -errno with one sentence in *error. Set-up only: uses libc. */
 int code_memory_open(struct code_memory *memory, size_t bytes, const char **error);
 void code_memory_close(struct code_memory *memory);
+/*
+ * Bytes [from, to) are written: gives back what of the writable mapping lies
+ * whole between, which would else count as resident a second time. They may
+ * still be written to, at the price of a page fault.
+ */
+void code_memory_settle(struct code_memory *m, size_t from, size_t to);
 
 #endif

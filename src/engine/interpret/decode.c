@@ -122,12 +122,14 @@ static unsigned log2_bytes(unsigned bits)
 }
 
 /* The record may be written out in the trace's code instead of called. */
-static void set_hint(struct lowering *l, enum trace_hint_kind kind, unsigned op, unsigned size_log)
+static struct trace_hint *set_hint(struct lowering *l, enum trace_hint_kind kind, unsigned op,
+				   enum form form, unsigned size_log)
 {
-	if (size_log >= 2)
-		l->note->hint = (struct trace_hint){ .kind = (uint8_t)kind,
-						     .op = (uint8_t)op,
-						     .size_log = (uint8_t)size_log };
+	l->note->hint = (struct trace_hint){ .kind = (uint8_t)kind,
+					     .op = (uint8_t)op,
+					     .form = (uint8_t)form,
+					     .size_log = (uint8_t)size_log };
+	return &l->note->hint;
 }
 
 static bool is_reg(const ZydisDecodedOperand *o)
@@ -393,13 +395,12 @@ static void lower_alu(struct lowering *l, enum alu_op op)
 	l->note->reads = !l->note->kills;
 	if ((op == ALU_XOR || op == ALU_SUB) && form == FORM_RR && l->out->dst == l->out->src &&
 	    size_log >= 2) {
-		set_hint(l, HINT_ZERO, op, size_log);
+		set_hint(l, HINT_ZERO, op, form, size_log);
 		l->out->handler = zero_handler(false);
 		l->note->dead = zero_handler(true);
 		return;
 	}
-	if (form <= FORM_RI && op != ALU_ADC && op != ALU_SBB)
-		set_hint(l, form == FORM_RR ? HINT_ALU_RR : HINT_ALU_RI, op, size_log);
+	set_hint(l, HINT_ALU, op, form, size_log);
 	l->out->handler = alu_handler(op, form, size_log, false);
 	l->note->dead = alu_handler(op, form, size_log, true);
 	if (l->note->dead == l->out->handler)
@@ -435,6 +436,9 @@ static void lower_shift(struct lowering *l, enum shift_op op)
 		if (size_log < 2)
 			l->out->imm = immediate(&l->op[1]) & 31;
 	}
+	if (form == FORM_R && size_log >= 2 && (by_cl || count) && op != SHIFT_RCL &&
+	    op != SHIFT_RCR)
+		set_hint(l, HINT_SHIFT, op, FORM_RI, size_log)->by_cl = by_cl;
 	l->out->handler = shift_handler(op, form, size_log, by_cl, false);
 	if (form == FORM_R && op >= SHIFT_SHL && size_log >= 2)
 		l->note->dead = shift_handler(op, form, size_log, by_cl, true);
@@ -469,6 +473,8 @@ static bool lower_branch(struct lowering *l)
 		l->note->ends = true;
 		if (is_imm(&l->op[0])) {
 			lower_branch_fields(l, branch_target(l), &near);
+			if (near)
+				set_hint(l, HINT_JUMP, 0, FORM_RI, 3);
 			l->out->handler = jump_handler(near, l->code64);
 			return true;
 		}
@@ -486,6 +492,8 @@ static bool lower_branch(struct lowering *l)
 		l->note->ends = true;
 		if (is_imm(&l->op[0])) {
 			lower_branch_fields(l, branch_target(l), &near);
+			if (l->code64)
+				set_hint(l, HINT_CALL_NEAR, 0, FORM_RI, 3)->near = near;
 			l->out->handler = call_handler(near, l->code64);
 			return true;
 		}
@@ -524,6 +532,8 @@ static bool lower_branch(struct lowering *l)
 	if ((zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (opcode & 0xf0) == 0x70) ||
 	    (zi->opcode_map == ZYDIS_OPCODE_MAP_0F && (opcode & 0xf0) == 0x80)) {
 		lower_branch_fields(l, branch_target(l), &near);
+		set_hint(l, HINT_JCC, 0, FORM_RI, 3)->near = near;
+		l->note->hint.cc = opcode & 15;
 		l->out->handler = jcc_handler(opcode & 15, near, l->code64);
 		l->note->reads = true;
 		return true;
@@ -578,8 +588,7 @@ static bool lower_mov(struct lowering *l)
 		l->out->handler = mov_absolute_handler(is_mem(&l->op[0]), size_log);
 		return true;
 	}
-	if (form <= FORM_RI)
-		set_hint(l, form == FORM_RR ? HINT_MOV_RR : HINT_MOV_RI, 0, size_log);
+	set_hint(l, HINT_MOV, 0, form, size_log);
 	l->out->handler = mov_handler(form, size_log);
 	return true;
 }
@@ -598,9 +607,13 @@ static bool lower_stack(struct lowering *l)
 			if (reg_number(o->reg.value) == NO_REG)
 				return false; /* a segment register */
 			l->out->src = reg_offset(o->reg.value);
+			if (l->code64 && size_log == 3)
+				set_hint(l, HINT_PUSH, 0, FORM_RR, size_log);
 			l->out->handler = push_handler(FORM_RR, size_log, l->code64);
 		} else if (is_imm(o)) {
 			l->out->imm = immediate(o);
+			if (l->code64 && size_log == 3)
+				set_hint(l, HINT_PUSH, 0, FORM_RI, size_log);
 			l->out->handler = push_handler(FORM_RI, size_log, l->code64);
 		} else {
 			if (!set_address(l, o))
@@ -613,6 +626,8 @@ static bool lower_stack(struct lowering *l)
 			if (reg_number(o->reg.value) == NO_REG)
 				return false;
 			l->out->dst = reg_offset(o->reg.value);
+			if (l->code64 && size_log == 3)
+				set_hint(l, HINT_POP, 0, FORM_RR, size_log);
 			l->out->handler = pop_handler(FORM_R, size_log, l->code64);
 		} else {
 			if (!set_address(l, o))
@@ -621,6 +636,8 @@ static bool lower_stack(struct lowering *l)
 		}
 		return true;
 	case ZYDIS_MNEMONIC_LEAVE:
+		if (l->code64 && size_log == 3)
+			set_hint(l, HINT_LEAVE, 0, FORM_RR, size_log);
 		l->out->handler = leave_handler(size_log, l->code64);
 		return true;
 	default:
@@ -643,6 +660,8 @@ static bool lower_muldiv(struct lowering *l)
 	case ZYDIS_MNEMONIC_IMUL:
 		if (zi->operand_count_visible == 2) {
 			form = plain_form(two_operands(l, &l->op[0], &l->op[1]));
+			if (form == FORM_RR && size_log >= 2)
+				set_hint(l, HINT_IMUL, 0, form, size_log);
 			l->out->handler = imul_handler(form, size_log);
 			l->note->kills = form == FORM_RR;
 			return form != FORMS;
@@ -650,6 +669,8 @@ static bool lower_muldiv(struct lowering *l)
 		if (zi->operand_count_visible == 3) {
 			form = plain_form(two_operands(l, &l->op[0], &l->op[1]));
 			l->out->imm = immediate(&l->op[2]);
+			if (form == FORM_RR && size_log >= 2)
+				set_hint(l, HINT_IMUL, 0, FORM_RI, size_log);
 			l->out->handler = imul3_handler(form, size_log);
 			l->note->kills = form == FORM_RR;
 			return form != FORMS;
@@ -730,6 +751,11 @@ static bool lower_move(struct lowering *l)
 	case ZYDIS_MNEMONIC_MOVSXD:
 		from_log = log2_bytes(l->op[1].size);
 		form = two_operands(l, &l->op[0], &l->op[1]);
+		if (size_log >= 2 && from_log < size_log) {
+			set_hint(l, HINT_MOVX, 0, form, size_log)->sign =
+				zi->mnemonic != ZYDIS_MNEMONIC_MOVZX;
+			l->note->hint.from_log = (uint8_t)from_log;
+		}
 		l->out->handler = movx_handler(zi->mnemonic != ZYDIS_MNEMONIC_MOVZX, form, from_log,
 					       size_log);
 		return form != FORMS && l->out->handler;
@@ -738,8 +764,8 @@ static bool lower_move(struct lowering *l)
 			return false;
 		l->note->exits = false;
 		l->out->dst = reg_offset(l->op[0].reg.value);
-		if (l->out->width == 8)
-			set_hint(l, HINT_LEA, 0, size_log);
+		if (l->out->width == 8 && size_log >= 2)
+			set_hint(l, HINT_LEA, 0, FORM_RA, size_log);
 		l->out->handler = lea_handler(size_log, l->out->width == 8);
 		return true;
 	case ZYDIS_MNEMONIC_XCHG:
@@ -760,6 +786,9 @@ static bool lower_move(struct lowering *l)
 	case ZYDIS_MNEMONIC_CWD:
 	case ZYDIS_MNEMONIC_CDQ:
 	case ZYDIS_MNEMONIC_CQO:
+		if (zi->operand_width >= 32)
+			set_hint(l, HINT_CONVERT, zi->opcode, FORM_RR,
+				 log2_bytes(zi->operand_width));
 		l->out->handler = convert_handler(zi->opcode, log2_bytes(zi->operand_width));
 		return true;
 	case ZYDIS_MNEMONIC_PAUSE:
@@ -799,6 +828,8 @@ static bool lower_move(struct lowering *l)
 		return false;
 	if ((zi->opcode & 0xf0) == 0x40) {
 		form = plain_form(two_operands(l, &l->op[0], &l->op[1]));
+		if (form == FORM_RR && size_log >= 2)
+			set_hint(l, HINT_CMOV, 0, form, size_log)->cc = zi->opcode & 15;
 		l->out->handler = cmov_handler(zi->opcode & 15, form, size_log);
 		l->note->reads = true;
 		return form != FORMS;
@@ -806,6 +837,8 @@ static bool lower_move(struct lowering *l)
 	if ((zi->opcode & 0xf0) == 0x90) {
 		enum form1 form1 = one_operand(l, &l->op[0]);
 
+		if (form1 == FORM_R)
+			set_hint(l, HINT_SETCC, 0, FORM_RR, 0)->cc = zi->opcode & 15;
 		l->out->handler = setcc_handler(zi->opcode & 15, form1);
 		l->note->reads = true;
 		return form1 != FORMS1;
@@ -902,6 +935,8 @@ static bool lower_arithmetic(struct lowering *l)
 	form = one_operand(l, &l->op[0]);
 	if (form == FORMS1)
 		return false;
+	if (form == FORM_R && size_log >= 2)
+		set_hint(l, HINT_ALU1, op1, FORM_RR, size_log);
 	l->out->handler = alu1_handler(op1, form, size_log, false);
 	l->note->kills = op1 == ALU1_NEG;
 	l->note->reads = op1 <= ALU1_DEC; /* CF is kept */
@@ -951,7 +986,9 @@ static bool fuse(struct lowering *l, struct insn *a, struct note *na, const stru
 	a->link = NULL;
 	a->aux = (uint16_t)b->disp;
 	a->len = (uint8_t)(a->len + b->len);
-	na->hint.kind = HINT_CALL;
+	na->hint.kind = HINT_FUSED;
+	na->hint.form = (uint8_t)form;
+	na->hint.cc = (uint8_t)cc;
 	a->handler = handler;
 	return true;
 }
@@ -964,10 +1001,9 @@ static void drop_dead_flags(struct insn *insns, struct note *notes, unsigned cou
 	while (count--) {
 		struct note *n = &notes[count];
 
-		if (!live && n->dead) {
+		if (!live && n->dead)
 			insns[count].handler = n->dead;
-			n->hint.dead = true;
-		}
+		n->hint.dead = !live;
 		if (n->exits || n->reads)
 			live = true;
 		else if (n->kills)
@@ -1057,17 +1093,24 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 	t->count = (uint16_t)count;
 	for (unsigned n = 0; n < count; n++) {
 		d->hints[n] = notes[n].hint;
-		d->hints[n].tested = notes[n].exits || notes[n].ends;
+		d->hints[n].tested = notes[n].exits;
+		d->hints[n].ends = notes[n].ends;
 	}
 	t->bytes = (uint16_t)done;
 	end = &t->insns[count];
 	*end = (struct insn){ .link = NULL, .offset = (uint16_t)done, .disp = (int32_t)done };
 	end->width = (uint8_t)(l.code64 ? 8 : (mode & MODE_CODE32) ? 4 : 2);
-	if (most == 1)
+	d->hints[count] = (struct trace_hint){ .ends = true };
+	if (most == 1) {
 		end->handler = insn_stop;
-	else
+	} else {
 		/* Behind a page's last whole instruction comes one that crosses: its trace is never
 		 * linked. */
-		end->handler = end_handler(same_page(&l, rip + done) && count == most, l.code64);
+		bool near = same_page(&l, rip + done) && count == most;
+
+		end->handler = end_handler(near, l.code64);
+		if (near)
+			d->hints[count].kind = HINT_JUMP;
+	}
 	return DECODE_OK;
 }

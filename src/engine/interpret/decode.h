@@ -14,8 +14,8 @@ struct decoder {
 	struct vcpu *v;
 	struct trace_cache *cache;
 	struct native_code *native;
-	ZydisDecoder zydis[5];                    /* by machine mode */
-	struct trace_hint hints[TRACE_MAX_INSNS]; /* of the trace decoded last */
+	ZydisDecoder zydis[5];                        /* by machine mode */
+	struct trace_hint hints[TRACE_MAX_INSNS + 1]; /* of the trace decoded last */
 };
 
 enum decode_status {

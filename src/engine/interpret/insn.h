@@ -66,7 +66,7 @@ enum trace_exit {
 /* Code that returns from insn_run. */
 extern const char insn_exit[];
 /* Runs a trace's code until something answers insn_exit. */
-void insn_run(struct vcpu *v, const void *code);
+void trace_run(struct vcpu *v, const void *code);
 /* Behind a trace's count-down: leaves with TRACE_HOT. first: its first record. */
 const void *insn_hot(struct vcpu *v, const struct insn *first);
 /* What every record of a killed trace does instead: leave with the exact rip. */
@@ -170,7 +170,8 @@ static inline void *tlb_write_ptr(struct vcpu *v, uint64_t la, unsigned size)
 	const struct tlb_entry *e = &v->soft.tlb_write[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
 	return likely(e->tag == ((la + size - 1) & PAGE_MASK)) ? (void *)(la + e->addend) : NULL;
 }
-/* For a locked operation: aligned as well, so that it cannot split a cache line. Else mmu_lock(). */
+/* For a locked operation: aligned as well, so that it cannot split a cache line. Else mmu_lock().
+ */
 static inline void *tlb_lock_ptr(struct vcpu *v, uint64_t la, unsigned size)
 {
 	const struct tlb_entry *e = &v->soft.tlb_write[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];

@@ -22,7 +22,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define POOL_BYTES (6u << 20)
+#define POOL_BYTES (11u << 19)
 
 struct interpret {
 	struct trace_cache cache;
@@ -310,7 +310,7 @@ static void step(struct vcpu *v, struct interpret *in)
 	v->arch.shadow = SHADOW_NONE;
 	vcpu_fp_load(v);
 	atomic_fetch_or_explicit(&v->req, REQ_SHADOW, memory_order_relaxed);
-	insn_run(v, trace_code(&in->cache, t));
+	trace_run(v, trace_code(&in->cache, t));
 	atomic_fetch_and_explicit(&v->req, ~(uint32_t)REQ_SHADOW, memory_order_relaxed);
 	if (v->soft.exit == TRACE_FAULT) {
 		if (v->soft.mode & MODE_BREAK)
@@ -422,7 +422,7 @@ static void execute_slow(struct vcpu *v, struct interpret *in)
 	}
 	v->arch.rflags &= ~(uint64_t)FLAG_RF;
 	vcpu_fp_load(v);
-	insn_run(v, trace_code(&in->cache, t));
+	trace_run(v, trace_code(&in->cache, t));
 }
 
 static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
@@ -492,7 +492,7 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 	run:
 		v->arch.rflags &= ~(uint64_t)FLAG_RF;
 		vcpu_fp_load(v);
-		insn_run(v, first);
+		trace_run(v, first);
 		if (v->soft.exit == TRACE_SLOW)
 			execute_slow(v, in);
 		switch (v->soft.exit) {
@@ -525,7 +525,7 @@ static int engine_open(struct vcpu *v, const struct translate_options *translate
 	in->native = native_code_new(error);
 	if (!in->native)
 		goto fail_cache;
-	in->step = malloc(sizeof(struct trace) + (TRACE_MAX_INSNS + 1) * sizeof(struct insn));
+	in->step = malloc(TRACE_MOST);
 	v->soft.mmu = mmu_new(&in->cache.listener);
 	if (!in->step || !v->soft.mmu ||
 	    native_code_cover(in->native, in->cache.code.rx, in->cache.code.bytes))

@@ -121,6 +121,9 @@ insn_fault_imm(struct vcpu *v,
 	       const struct insn *i); /* imm: vector | error code << 8 | has error << 40 */
 const void *insn_sysop(struct vcpu *v, const struct insn *i);
 const void *insn_sysop_light(struct vcpu *v, const struct insn *i);
+/* What follows a branch that is taken, by its record's link: near ones, and fused ones. */
+const void *insn_link(struct vcpu *v, const struct insn *i);
+const void *insn_link_fused(struct vcpu *v, const struct insn *i);
 const void *insn_stop(struct vcpu *v, const struct insn *i); /* end of a one-instruction trace */
 
 #endif

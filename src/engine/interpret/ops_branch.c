@@ -30,7 +30,7 @@ static inline uint64_t next_rip(const struct vcpu *v, const struct insn *i)
 		GO(v, narrow_);                                                          \
 	} while (0)
 
-static const void *jump_near(struct vcpu *v, const struct insn *i)
+const void *insn_link(struct vcpu *v, const struct insn *i)
 {
 	GO_LINK(v, i, i->disp);
 }
@@ -45,7 +45,7 @@ static const void *jump_narrow(struct vcpu *v, const struct insn *i)
 
 insn_handler *jump_handler(bool near, bool code64)
 {
-	return !code64 ? jump_narrow : near ? jump_near : jump_far_page;
+	return !code64 ? jump_narrow : near ? insn_link : jump_far_page;
 }
 
 /* The end of a trace that simply runs on. */
@@ -57,7 +57,7 @@ static const void *end_narrow(struct vcpu *v, const struct insn *i)
 
 insn_handler *end_handler(bool near, bool code64)
 {
-	return !code64 ? end_narrow : near ? jump_near : jump_far_page;
+	return !code64 ? end_narrow : near ? insn_link : jump_far_page;
 }
 
 #define JCC(cc)                                                                    \

@@ -17,6 +17,11 @@
 		NEXT(v, i);                             \
 	} while (0)
 
+const void *insn_link_fused(struct vcpu *v, const struct insn *i)
+{
+	GO_LINK(v, i, (int16_t)i->aux);
+}
+
 #define COMPARE(op, s, cc, d, src)             \
 	bool taken;                            \
 	uint32_t fl;                           \

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define CODE_BYTES   (3u << 20) /* the pool's records need about this much code */
+#define CODE_BYTES   (5u << 20) /* the pool's records need about this much code */
 #define SETTLE_TURNS 200        /* some ten microseconds */
 
 const void *insn_stale(struct vcpu *v, const struct insn *i)
@@ -104,8 +104,8 @@ static bool touches(const struct trace *t, gfn_t gfn, unsigned offset, unsigned 
 	unsigned first, last;
 
 	if (t->region) {
-		first = t->returns[0];
-		last = t->returns[1];
+		first = t->region_first;
+		last = t->region_last;
 	} else if (list_of(t, gfn) == 0) {
 		first = (unsigned)(t->gpa & ~PAGE_MASK);
 		last = first + t->bytes - 1;
@@ -309,17 +309,13 @@ void trace_cache_close(struct trace_cache *c)
 
 struct trace *trace_begin(struct trace_cache *c)
 {
-	size_t most = sizeof(struct trace) + (TRACE_MAX_INSNS + 1) * sizeof(struct insn);
-
-	return (size_t)(c->top - c->bottom) < most + 4096 ? NULL : (struct trace *)c->bottom;
+	return (size_t)(c->top - c->bottom) < TRACE_MOST + 4096 ? NULL : (struct trace *)c->bottom;
 }
 
 void *trace_pool_take(struct trace_cache *c, size_t bytes)
 {
-	size_t most = sizeof(struct trace) + (TRACE_MAX_INSNS + 1) * sizeof(struct insn);
-
 	bytes = (bytes + 15) & ~(size_t)15;
-	if ((size_t)(c->top - c->bottom) < most + bytes)
+	if ((size_t)(c->top - c->bottom) < TRACE_MOST + bytes)
 		return NULL;
 	c->top -= bytes;
 	return c->top;
@@ -419,7 +415,8 @@ enum trace_commit trace_commit(struct trace_cache *c, struct trace *t, const uin
 	/* From here on the trace is reachable by a kill, so its memory is spent even if we say no.
 	 */
 	c->code_used += (t->code_bytes + 15u) & ~15u;
-	c->bottom = (uint8_t *)&t->insns[t->count + 1];
+	code_memory_settle(&c->code, t->code, c->code_used);
+	c->bottom = (uint8_t *)t + TRACE_BYTES(t->count);
 	c->bottom += -(uintptr_t)c->bottom & 63;
 	t->hash_next = c->hash[slot];
 	c->hash[slot] = t;

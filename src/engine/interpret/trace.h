@@ -25,34 +25,62 @@ struct trace {
 	uint16_t count, bytes;
 	bool dead;
 	int32_t heat;          /* executions left until it is found hot */
-	struct region *region; /* no trace of ours but a translation, which dies with it */
-	uint32_t code;         /* offset in the cache's code memory */
+	struct region *region; /* no trace of ours but a translation, which dies with it: */
+	uint16_t region_first, region_last; /* its bytes in the page */
+	uint32_t code;                      /* offset in the cache's code memory */
 	uint16_t code_bytes;
-	uint16_t returns[TRACE_MAX_INSNS +
-			 1]; /* where the call of record n returns to, from `code`; 0: nowhere */
 	struct trace *hash_next;
 	struct trace *page_next[2]; /* in the lists of the (one or two) pages it lies on */
-	struct insn insns[];        /* count records and the one that ends the trace */
+	struct insn insns[]; /* count records and the one that ends the trace; trace_returns */
 };
+#define TRACE_BYTES(count) \
+	(sizeof(struct trace) + ((count) + 1) * (sizeof(struct insn) + sizeof(uint16_t)))
+#define TRACE_MOST TRACE_BYTES(TRACE_MAX_INSNS)
+
+/* Behind the records: where the call of record n returns to, from `code`; 0: nowhere to be
+ * patched. */
+static inline uint16_t *trace_returns(const struct trace *t)
+{
+	return (uint16_t *)(uintptr_t)&t->insns[t->count + 1];
+}
 
 /* What the decoder tells about a record for the writing of its code. */
 enum trace_hint_kind {
-	HINT_CALL,
-	HINT_MOV_RR,
-	HINT_MOV_RI,
+	HINT_CALL,   /* nothing: its handler is called */
+	HINT_NATIVE, /* the thunk's bytes */
+	HINT_MOV,    /* these have templates */
+	HINT_MOVX,
 	HINT_ZERO,
 	HINT_LEA,
-	HINT_ALU_RR,
-	HINT_ALU_RI,
-	HINT_NATIVE
+	HINT_ALU,
+	HINT_ALU1,
+	HINT_SHIFT,
+	HINT_IMUL,
+	HINT_PUSH,
+	HINT_POP,
+	HINT_LEAVE,
+	HINT_CONVERT,
+	HINT_SETCC,
+	HINT_CMOV,
+	HINT_JCC,
+	HINT_FUSED,
+	HINT_JUMP,
+	HINT_CALL_NEAR,
 };
 #define HINT_NATIVE_MOST 48
 struct trace_hint {
 	uint8_t kind;
-	uint8_t op;       /* enum alu_op */
-	uint8_t size_log; /* 2 or 3 */
-	bool dead;        /* flags are not wanted */
-	bool tested;      /* a call may answer something else than NULL */
+	uint8_t form;     /* enum form */
+	uint8_t op;       /* enum alu_op, alu1_op, shift_op; opcode of a HINT_CONVERT */
+	uint8_t size_log; /* of the operands, 0..3 */
+	uint8_t from_log; /* of a HINT_MOVX' source */
+	uint8_t cc;
+	bool sign : 1;   /* of a HINT_MOVX */
+	bool by_cl : 1;  /* of a HINT_SHIFT */
+	bool near : 1;   /* of a branch: has a link */
+	bool dead : 1;   /* flags are not wanted */
+	bool tested : 1; /* a call may answer something else than NULL */
+	bool ends : 1;   /* and always does */
 	uint8_t native_bytes;
 };
 

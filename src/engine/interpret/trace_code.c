@@ -6,25 +6,35 @@
  *     mov r12, records + bias
  *     mov rdi, rbx ; lea rsi, [r12 + n] ; call handler ; test rax, rax ; jnz out
  *     ...
- *     mov rdi, rbx ; lea rsi, [r12 + n] ; call last handler
+ *     mov rdi, rbx ; lea rsi, [r12 + n] ; call last handler ; jmp rax
+ *     tails
  * out: jmp rax
  *
- * Some records are written out instead of called: templates of the commonest
- * register operations, and vector instructions that touch no memory.
+ * Most records are written out instead of called: the templates of
+ * trace_template.c, and vector instructions that touch no memory. Where a
+ * template's access misses the soft TLB, its tail calls the handler by way of
+ * trace_miss and comes back; the tails of branches lead to other traces.
  *
  * Killing a trace writes a jump to trace_stale at its entry and behind each
- * call: whoever is inside leaves behind the current record, with exact rip.
+ * call that may kill it: whoever is inside leaves behind the current record,
+ * with exact rip. Templates need none, for what kills a trace is a call.
  */
 #include "base/bytes.h"
 #include "engine/interpret/ops.h"
-#include "engine/interpret/trace.h"
+#include "engine/interpret/trace_writer.h"
 
-#define BIAS        128 /* records 0..7 get the short form of the displacement */
-#define ENTRY_BYTES 10
-#define HEAT_BYTES  15
-#define MOST_BYTES  (16 + HINT_NATIVE_MOST) /* for one record */
+#define BIAS       128 /* records 0..7 get the short form of the displacement */
+/* For one record: the longest template and its tails, or a native instruction. */
+#define HEAT_BYTES 15
+#define MOST_BYTES 224
 
-extern const char trace_stale[], trace_hot[];
+/* Room that a kill needs at the entry and behind a call. */
+#define KILL_ENTRY_BYTES  12
+#define KILL_RETURN_BYTES 10
+
+void insn_run(struct vcpu *v, const void *code, const struct tlb_entry *read,
+	      const struct tlb_entry *write, unsigned mask);
+extern const char trace_stale[], trace_hot[], trace_miss[];
 
 __asm__(".text\n"
 	".globl insn_run\n"
@@ -32,10 +42,22 @@ __asm__(".text\n"
 	".type insn_run, @function\n"
 	"insn_run:\n"
 	"	push %rbx\n"
+	"	push %rbp\n"
 	"	push %r12\n"
+	"	push %r13\n"
+	"	push %r14\n"
+	"	push %r15\n"
 	"	mov %rdi, %rbx\n"
+	"	mov %rdx, %r14\n"
+	"	mov %rcx, %r15\n"
+	"	mov $-4096, %r13\n"
+	"	mov %r8d, %ebp\n"
 	"	call *%rsi\n"
+	"	pop %r15\n"
+	"	pop %r14\n"
+	"	pop %r13\n"
 	"	pop %r12\n"
+	"	pop %rbp\n"
 	"	pop %rbx\n"
 	".globl insn_exit\n"
 	".hidden insn_exit\n"
@@ -58,7 +80,38 @@ __asm__(".text\n"
 	"	lea -128(%r12), %rsi\n"
 	"	call insn_hot\n"
 	"	jmp *%rax\n"
+	".globl trace_miss\n"
+	".hidden trace_miss\n"
+	"trace_miss:\n" /* RSI: the record, whose handler is to do all of it */
+	"	mov %rbx, %rdi\n"
+	"	sub $8, %rsp\n"
+	"	call *(%rsi)\n"
+	"	add $8, %rsp\n"
+	"	test %rax, %rax\n"
+	"	jnz 1f\n"
+	"	ret\n"
+	"1:	add $8, %rsp\n"
+	"	jmp *%rax\n"
+	".globl trace_link\n"
+	".hidden trace_link\n"
+	"trace_link:\n"
+	"	mov %rbx, %rdi\n"
+	"	call insn_link\n"
+	"	jmp *%rax\n"
+	".globl trace_link_fused\n"
+	".hidden trace_link_fused\n"
+	"trace_link_fused:\n"
+	"	mov %rbx, %rdi\n"
+	"	call insn_link_fused\n"
+	"	jmp *%rax\n"
 	".size insn_run, . - insn_run\n");
+
+void trace_run(struct vcpu *v, const void *code)
+{
+	/* What the code finds in registers; trace_writer.h. */
+	insn_run(v, code, v->soft.tlb_read, v->soft.tlb_write,
+		 (TLB_SIZE - 1) * sizeof(struct tlb_entry));
+}
 
 static void put_rel32(struct trace_cache *c, uint32_t at, const void *target)
 {
@@ -66,137 +119,16 @@ static void put_rel32(struct trace_cache *c, uint32_t at, const void *target)
 		      (uint32_t)((uintptr_t)target - (uintptr_t)(c->code.rx + at + 4)));
 }
 
-struct writer {
-	uint8_t *p;
-};
-
-static void put(struct writer *w, uint64_t bytes, unsigned count)
+void put_outside(struct writer *w, const void *target)
 {
-	while (count--) {
-		*w->p++ = (uint8_t)bytes;
-		bytes >>= 8;
-	}
+	put_rel32(w->cache, (uint32_t)(w->p - w->cache->code.rw), target);
+	w->p += 4;
 }
 
-/* [rbx + off], with `reg` in ModRM: after the opcode. */
-static void put_slot(struct writer *w, unsigned reg, unsigned off)
-{
-	if (off <= 127) {
-		put(w, 0x43 | reg << 3, 1);
-		put(w, off, 1);
-	} else {
-		put(w, 0x83 | reg << 3, 1);
-		put(w, off, 4);
-	}
-}
-
-/* mov eax or rax, [slot] */
-static void put_load(struct writer *w, unsigned reg, unsigned off, bool wide)
-{
-	put(w, wide ? 0x8b48 : 0x8b, wide ? 2 : 1);
-	put_slot(w, reg, off);
-}
-
-/* mov [slot], rax: a 32-bit result has its upper half clear already. */
-static void put_result(struct writer *w, unsigned off)
-{
-	put(w, 0x8948, 2);
-	put_slot(w, 0, off);
-}
-
-/* lahf; seto al; mov [soft.flags], ax */
-static void put_flags(struct writer *w)
-{
-	put(w, 0xc0900f9f, 4);
-	put(w, 0x8966, 2);
-	put_slot(w, 0, offsetof(struct vcpu, soft.flags));
-}
-
-/* ADD OR ADC SBB AND SUB XOR CMP: the number in the opcode is the place in the group. */
-static const uint8_t alu_group[ALU_OPS] = { 0, 1, 2, 3, 4, 5, 6, 7, 0 };
-
-/*
- * The register forms of the commonest operations need no call: their template
- * is shorter than one. Nothing here can fault. False: not one of them.
- */
-static bool put_inline(struct writer *w, const struct insn *i, const struct trace_hint *hint)
-{
-	bool wide = hint->size_log == 3;
-	int64_t imm = (int64_t)i->imm;
-
-	switch (hint->kind) {
-	case HINT_MOV_RR:
-		put_load(w, 0, i->src, wide);
-		put_result(w, i->dst);
-		return true;
-	case HINT_MOV_RI:
-		if (!wide) {
-			put(w, 0xb8, 1); /* mov eax, imm32 */
-			put(w, (uint64_t)imm, 4);
-		} else if (imm == (int32_t)imm) {
-			put(w, 0xc0c748, 3); /* mov rax, simm32 */
-			put(w, (uint64_t)imm, 4);
-		} else {
-			put(w, 0xb848, 2); /* mov rax, imm64 */
-			put(w, (uint64_t)imm, 8);
-		}
-		put_result(w, i->dst);
-		return true;
-	case HINT_ZERO:
-		put(w, 0xc031, 2); /* xor eax, eax */
-		put_result(w, i->dst);
-		if (!hint->dead) {
-			put(w, 0xc766, 2); /* mov word [soft.flags], ZF and PF */
-			put_slot(w, 0, offsetof(struct vcpu, soft.flags));
-			put(w, 0x4600, 2);
-		}
-		return true;
-	case HINT_LEA:
-		put_load(w, 0, i->base, true);
-		if (i->index == offsetof(struct vcpu_arch, zero)) {
-			put(w, wide ? 0x808d48 : 0x808d, wide ? 3 : 2); /* lea rax, [rax + disp] */
-		} else {
-			put_load(w, 1, i->index, true);
-			put(w, wide ? 0x848d48 : 0x848d,
-			    wide ? 3 : 2); /* lea rax, [rax + rcx << shift + disp] */
-			put(w, (uint64_t)i->shift << 6 | 1 << 3, 1);
-		}
-		put(w, (uint32_t)i->disp, 4);
-		put_result(w, i->dst);
-		return true;
-	case HINT_ALU_RR:
-		put_load(w, 0, i->dst, wide);
-		if (wide)
-			put(w, 0x48, 1);
-		put(w, hint->op == ALU_TEST ? 0x85 : alu_group[hint->op] << 3 | 3, 1);
-		put_slot(w, 0, i->src);
-		break;
-	case HINT_ALU_RI:
-		if (wide && imm != (int32_t)imm)
-			return false;
-		put_load(w, 0, i->dst, wide);
-		if (wide)
-			put(w, 0x48, 1);
-		put(w, hint->op == ALU_TEST ? 0xf7 : 0x81, 1);
-		put(w, 0xc0 | alu_group[hint->op] << 3, 1);
-		put(w, (uint64_t)imm, 4);
-		break;
-	default:
-		return false;
-	}
-	if (hint->op != ALU_CMP && hint->op != ALU_TEST)
-		put_result(w, i->dst);
-	if (!hint->dead)
-		put_flags(w);
-	return true;
-}
-
-/* mov rdi, rbx; lea rsi, [r12 + place of record n] */
-static void put_arguments(struct writer *w, unsigned n)
+void put_record(struct writer *w, unsigned n)
 {
 	int disp = (int)(n * sizeof(struct insn)) - BIAS;
 
-	put(w, 0xdf8948, 3);
 	if (disp <= 127) {
 		put(w, 0x24748d49, 4);
 		put(w, (uint8_t)disp, 1);
@@ -206,71 +138,167 @@ static void put_arguments(struct writer *w, unsigned n)
 	}
 }
 
+static void put_call_handler(struct writer *w, unsigned n, const struct insn *i)
+{
+	put(w, 0xdf8948, 3); /* mov rdi, rbx */
+	put_record(w, n);
+	put(w, 0xe8, 1);
+	put_outside(w, (const void *)(uintptr_t)i->handler);
+	w->value = NO_SLOT;
+	w->stack = false;
+}
+
+static uint16_t place(const struct writer *w)
+{
+	return (uint16_t)(w->p - w->start);
+}
+
+/* The displacement at `site` leads to here. */
+static void land(struct writer *w, uint16_t site)
+{
+	bytes_store32(w->start + site, (uint32_t)(place(w) - (site + 4)));
+}
+
+static void put_tail(struct writer *w, struct trace *t, const struct tail *tail)
+{
+	const struct insn *i = &t->insns[tail->n];
+
+	w->n = tail->n;
+	land(w, tail->site);
+	switch (tail->kind) {
+	case TAIL_LINK:
+		put_link(w, i->disp, trace_link);
+		break;
+	case TAIL_LINK_FUSED:
+		if (tail->flags)
+			put_flags(w);
+		put_link(w, (int16_t)i->aux, trace_link_fused);
+		break;
+	case TAIL_JUMP:
+		put(w, 0xdf8948, 3); /* mov rdi, rbx */
+		put_record(w, tail->n);
+		put(w, 0xe8, 1);
+		put_outside(w, (const void *)(uintptr_t)jump_handler(false, i->width == 8));
+		put(w, 0xe0ff, 2); /* jmp rax */
+		break;
+	default:
+		put_record(w, tail->n);
+		put(w, 0xe8, 1);
+		put_outside(w, trace_miss);
+		if (tail->stays)
+			break;
+		trace_returns(t)[tail->n] = place(w);
+		put_mirrors(w, tail);
+		put(w, 0xe9, 1);
+		put(w, (uint32_t)(tail->back - (place(w) + 4)), 4);
+		break;
+	}
+}
+
 bool trace_emit(struct trace_cache *c, struct trace *t, const struct trace_hint *hints)
 {
-	uint32_t jumps[TRACE_MAX_INSNS + 1];
-	struct writer w = { c->code.rw + c->code_used };
-	unsigned n, count = 0;
+	struct writer w;
+	uint16_t outs[TRACE_MAX_INSNS + 1], *returns = trace_returns(t);
+	unsigned n, k, count = 0, most = 0;
+	bool ended = false;
 
-	if (c->code_used + ENTRY_BYTES + HEAT_BYTES + (t->count + 1u) * MOST_BYTES > c->code.bytes)
+	if (c->code_used + TRACE_ENTRY_BYTES + HEAT_BYTES + (t->count + 1u) * MOST_BYTES >
+	    c->code.bytes)
 		return false;
+	w.p = w.start = c->code.rw + c->code_used;
+	w.cache = c;
+	w.value = NO_SLOT;
+	w.stack = false;
+	w.flags_at = NULL;
+	w.tails = 0;
 	t->code = c->code_used;
 	put(&w, 0xbc49, 2); /* mov r12, imm64 */
 	put(&w, (uintptr_t)t->insns + BIAS, 8);
 	if (c->heat) {
 		/* sub dword [r12 + heat - records - bias], 1; js trace_hot */
 		put(&w, 0x24ac8341, 4);
-		put(&w, (uint32_t)((int)offsetof(struct trace, heat) -
-				   (int)offsetof(struct trace, insns) - BIAS), 4);
+		put(&w,
+		    (uint32_t)((int)offsetof(struct trace, heat) -
+			       (int)offsetof(struct trace, insns) - BIAS),
+		    4);
 		put(&w, 1, 1);
 		put(&w, 0x880f, 2);
-		put_rel32(c, (uint32_t)(w.p - c->code.rw), trace_hot);
-		w.p += 4;
+		put_outside(&w, trace_hot);
 	}
-	for (n = 0; n <= t->count; n++) {
+	for (n = 0; n <= t->count && !ended; n++) {
 		const struct insn *i = &t->insns[n];
+		const struct trace_hint *hint = &hints[n];
 
-		t->returns[n] = 0;
-		if (n < t->count && put_inline(&w, i, &hints[n]))
-			continue;
-		put_arguments(&w, n);
-		if (n < t->count && hints[n].kind == HINT_NATIVE) {
+		w.n = (uint8_t)n;
+		returns[n] = 0;
+		if (hint->kind == HINT_NATIVE) {
+			put(&w, 0xdf8948, 3); /* mov rdi, rbx */
+			put_record(&w, n);
 			/* The thunk's own bytes, up to its XOR and RET. */
-			bytes_copy(w.p, i->code, hints[n].native_bytes);
-			w.p += hints[n].native_bytes;
+			bytes_copy(w.p, i->code, hint->native_bytes);
+			w.p += hint->native_bytes;
+			w.value = NO_SLOT;
+			w.stack = false;
 			continue;
 		}
-		put(&w, 0xe8, 1); /* call */
-		put_rel32(c, (uint32_t)(w.p - c->code.rw), (const void *)(uintptr_t)i->handler);
-		w.p += 4;
-		if (n == t->count || !hints[n].tested)
+		ended = hint->ends;
+		if (put_template(&w, i, hint))
 			continue;
-		t->returns[n] = (uint16_t)(w.p - c->code.rw - t->code);
-		put(&w, 0x850fc08548, 5); /* test rax, rax; jnz out */
-		jumps[count++] = (uint32_t)(w.p - c->code.rw);
-		w.p += 4;
+		put_call_handler(&w, n, i);
+		if (ended) {
+			put(&w, 0xe0ff, 2); /* jmp rax */
+			break;
+		}
+		if (hint->tested) {
+			returns[n] = place(&w);
+			put(&w, 0x850fc08548, 5); /* test rax, rax; jnz out */
+			outs[count++] = place(&w);
+			w.p += 4;
+		}
+		if (i->handler == insn_sysop_light) { /* STAC and CLAC choose other tables */
+			put(&w, 0xb38b4c, 3);
+			put(&w, offsetof(struct vcpu, soft.tlb_read), 4);
+			put(&w, 0xbb8b4c, 3);
+			put(&w, offsetof(struct vcpu, soft.tlb_write), 4);
+		}
 	}
-	while (count--)
-		bytes_store32(c->code.rw + jumps[count],
-			      (uint32_t)(w.p - c->code.rw) - (jumps[count] + 4));
+	for (; n <= t->count; n++)
+		returns[n] = 0;
+	/* The ways on first: they are the ones often taken. */
+	for (k = 0; k < w.tails; k++)
+		if (w.tail[k].kind != TAIL_MISS)
+			put_tail(&w, t, &w.tail[k]);
+	for (k = 0; k < w.tails; k++)
+		if (w.tail[k].kind == TAIL_MISS)
+			put_tail(&w, t, &w.tail[k]);
+	for (k = 0; k < count; k++)
+		land(&w, outs[k]);
 	put(&w, 0xe0ff, 2); /* out: jmp rax */
-	t->code_bytes = (uint16_t)(w.p - c->code.rw - t->code);
+	for (n = 0; n <= t->count; n++)
+		if (returns[n] > most)
+			most = returns[n];
+	t->code_bytes = place(&w);
+	if (most && t->code_bytes < most + KILL_RETURN_BYTES)
+		t->code_bytes = (uint16_t)(most + KILL_RETURN_BYTES);
+	if (t->code_bytes < TRACE_ENTRY_BYTES + KILL_ENTRY_BYTES)
+		t->code_bytes = TRACE_ENTRY_BYTES + KILL_ENTRY_BYTES;
 	return true;
 }
 
 /* mov esi, n; jmp trace_stale */
 static void put_stale(struct trace_cache *c, uint32_t at, unsigned n)
 {
-	struct writer w = { c->code.rw + at };
+	uint8_t *p = c->code.rw + at;
 
-	put(&w, 0xbe, 1);
-	put(&w, n, 4);
-	put(&w, 0xe9, 1);
+	p[0] = 0xbe;
+	bytes_store32(p + 1, n);
+	p[5] = 0xe9;
 	put_rel32(c, at + 6, trace_stale);
 }
 
 void trace_code_kill(struct trace_cache *c, const struct trace *t)
 {
+	const uint16_t *returns = trace_returns(t);
 	unsigned n;
 
 	/*
@@ -278,12 +306,12 @@ void trace_code_kill(struct trace_cache *c, const struct trace *t)
 	 * a call made from it. 12 bytes at the entry and 10 behind a call, which
 	 * are less than what lies between two places that can be returned to.
 	 */
-	c->code.rw[t->code + ENTRY_BYTES] = 0x31; /* xor eax, eax */
-	c->code.rw[t->code + ENTRY_BYTES + 1] = 0xc0;
-	put_stale(c, t->code + ENTRY_BYTES + 2, 0);
+	c->code.rw[t->code + TRACE_ENTRY_BYTES] = 0x31; /* xor eax, eax */
+	c->code.rw[t->code + TRACE_ENTRY_BYTES + 1] = 0xc0;
+	put_stale(c, t->code + TRACE_ENTRY_BYTES + 2, 0);
 	for (n = 0; n < t->count; n++)
-		if (t->returns[n])
-			put_stale(c, t->code + t->returns[n], n + 1);
+		if (returns[n])
+			put_stale(c, t->code + returns[n], n + 1);
 }
 
 void trace_code_redirect(struct trace_cache *c, const struct trace *t, const void *target)

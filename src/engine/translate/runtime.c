@@ -39,7 +39,10 @@ static void put_reload(struct code *c, unsigned resident)
 			put_load(c, home_of(g), gpr_slot((int)g));
 }
 
-/* RBX = vcpu, the thread's stack and the callee's registers again. All guest registers are away. */
+/*
+ * RBX = vcpu, the thread's stack and the traces' registers again: the soft TLB's (trace_writer.h)
+ * as it is now. All guest registers are away.
+ */
 static void put_to_host(struct code *c)
 {
 	static const int saved[] = { R15, R14, R13, RBP };
@@ -51,6 +54,8 @@ static void put_to_host(struct code *c)
 			put8(c, 0x41);
 		put8(c, 0x58 | (saved[n] & 7));
 	}
+	put_load(c, R14, mem_operand(RBX, offsetof(struct vcpu, soft.tlb_read)));
+	put_load(c, R15, mem_operand(RBX, offsetof(struct vcpu, soft.tlb_write)));
 }
 
 /* RAX: entry of the region. From the interpreter: RBX is the vcpu, arch.rip exact. */

@@ -172,8 +172,8 @@ enum translate_status translator_translate(struct translator *t, gpa_t gpa, uint
 		return TRANSLATE_FULL;
 	}
 	*head = (struct trace){ .gpa = gpa, .mode = t->v->soft.mode, .region = r };
-	head->returns[0] = p->first_byte;
-	head->returns[1] = p->last_byte;
+	head->region_first = p->first_byte;
+	head->region_last = p->last_byte;
 	if (!trace_add_region(cache, head, p->granules))
 		return TRANSLATE_FULL;
 	t->region_count++;
