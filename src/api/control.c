@@ -48,6 +48,7 @@ struct control {
 	int listener;
 	struct loop_fd *watch;
 	struct connection *connections[CONNECTIONS_MAX];
+	bool ending; /* only what was asked is still answered */
 
 	pthread_t thread;
 	pthread_mutex_t lock; /* guards all below */
@@ -225,6 +226,10 @@ static void connection_request(struct connection *c, const char *line, size_t le
 		operation++;
 	if (!operation->name) {
 		connection_refuse(c, "this VM does not know the verb");
+		return;
+	}
+	if (control->ending) {
+		connection_refuse(c, "the VM has ended");
 		return;
 	}
 	c->operation = operation;
@@ -444,12 +449,15 @@ void control_free(struct control *control)
 		return;
 	if (control->watch)
 		loop_remove_fd(control->watch);
+	control->ending = true;
 	pthread_mutex_lock(&control->lock);
 	control->quit = true;
 	pthread_cond_signal(&control->changed);
 	pthread_mutex_unlock(&control->lock);
 	pthread_join(control->thread, NULL);
 	loop_cancel(control->loop, &control->answer_task);
+	/* What ended the VM is answered too: the loop had no turn left for it. */
+	answers(control);
 	for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
 		if (control->connections[i])
 			connection_free(control->connections[i]);

@@ -39,6 +39,7 @@
 #include "dev/virtio/virtio_blk.h"
 #include "dev/virtio/virtio_console.h"
 #include "dev/virtio/virtio_rng.h"
+#include "state/stream.h"
 
 #define PORT_SPACE 0x10000ull
 #define MMIO_SPACE (1ull << 52)
@@ -525,4 +526,67 @@ void board_resume(struct board *board)
 {
 	rtc_resync(board->devices->rtc);
 	pci_host_resume(board->devices->pci);
+}
+
+/* ---- state ---- */
+
+struct clock_state {
+	uint64_t tsc, now_ns; /* two scales of one count; which one a host goes by is its own */
+};
+
+static const struct state_field clock_fields[] = { STATE_FIELD(struct clock_state, tsc),
+						   STATE_FIELD(struct clock_state, now_ns),
+						   STATE_END };
+static const struct state_table clock_table = {
+	.name = "clock", .version = 1, .size = sizeof(struct clock_state), .fields = clock_fields
+};
+
+void board_save(struct board *board, struct state_writer *w)
+{
+	struct clock_state clock = { .tsc = vclock_tsc(board->clock),
+				     .now_ns = vclock_now_ns(board->clock) };
+	struct board_devices *d = board->devices;
+
+	state_save(&clock_table, &clock, w);
+	pit_save(d->pit, w);
+	rtc_save(d->rtc, w);
+	hpet_save(d->hpet, w);
+	acpi_pm_save(d->pm, w);
+	port92_save(d->port92, w);
+	i8042_save(d->kbd, w);
+	port_delay_save(d->delay, w);
+	uart_save(d->com1, w);
+	pci_host_save(d->pci, w);
+	isa_irq_save(d->isa, w);
+	ioapic_save(d->ioapic, w);
+	pic_save(d->pic, w);
+}
+
+/*
+ * Time first, since timers are armed by it. Whoever drives an interrupt line
+ * says its level as it is loaded; whoever receives it comes later and is then
+ * as it was, edges included.
+ */
+int board_load(struct board *board, struct state_reader *r)
+{
+	struct board_devices *d = board->devices;
+	struct clock_state clock;
+	int err = state_load(&clock_table, &clock, r);
+
+	if (err)
+		return err;
+	/* Far from where sums with deadlines would wrap: 146 years. */
+	if (clock.now_ns >> 62 || vclock_tsc_to_ns(board->clock, clock.tsc) >> 62) {
+		snprintf(r->error, sizeof(r->error), "Section clock is refused: it is too late.");
+		return -EINVAL;
+	}
+	vclock_set_tsc(board->clock, clock.tsc, clock.now_ns);
+	if ((err = pit_load(d->pit, r)) || (err = rtc_load(d->rtc, r)) ||
+	    (err = hpet_load(d->hpet, r)) || (err = acpi_pm_load(d->pm, r)) ||
+	    (err = port92_load(d->port92, r)) || (err = i8042_load(d->kbd, r)) ||
+	    (err = port_delay_load(d->delay, r)) || (err = uart_load(d->com1, r)) ||
+	    (err = pci_host_load(d->pci, r)) || (err = isa_irq_load(d->isa, r)) ||
+	    (err = ioapic_load(d->ioapic, r)))
+		return err;
+	return pic_load(d->pic, r);
 }

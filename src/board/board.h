@@ -22,6 +22,8 @@ struct boot_machine;
 struct bus;
 struct chardev;
 struct loop;
+struct state_reader;
+struct state_writer;
 struct vclock;
 struct vcpu;
 struct apic_bus;
@@ -100,5 +102,14 @@ void board_console_resize(struct board *board, uint16_t columns, uint16_t rows);
  */
 void board_quiesce(struct board *board);
 void board_resume(struct board *board);
+
+/*
+ * Every device's state and guest time; RAM and vcpus are the caller's. Between
+ * quiesce and resume, the clock paused. Load expects a board of the same options
+ * with its own RAM contents loaded: 0, or -errno with a sentence in the reader, and
+ * then the machine must not run.
+ */
+void board_save(struct board *board, struct state_writer *w);
+int board_load(struct board *board, struct state_reader *r) __attribute__((warn_unused_result));
 
 #endif

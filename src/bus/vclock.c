@@ -373,9 +373,26 @@ void vclock_resume(struct vclock *clock)
 
 void vclock_set_ns(struct vclock *clock, uint64_t ns)
 {
+	uint64_t ticks = ratio_scale(clock->ns_to_counter, ns);
+
+	/* Rounded down it would be a moment that has passed. */
+	while (ratio_scale(clock->counter_to_ns, ticks) < ns)
+		ticks++;
 	pthread_mutex_lock(&clock->lock);
 	ASSERT(atomic_load(&clock->paused));
-	set_base(clock, true, ratio_scale(clock->ns_to_counter, ns));
+	set_base(clock, true, ticks);
+	pthread_mutex_unlock(&clock->lock);
+}
+
+void vclock_set_tsc(struct vclock *clock, uint64_t tsc, uint64_t ns)
+{
+	if (!clock->unscaled) {
+		vclock_set_ns(clock, ns);
+		return;
+	}
+	pthread_mutex_lock(&clock->lock);
+	ASSERT(atomic_load(&clock->paused));
+	set_base(clock, true, tsc);
 	pthread_mutex_unlock(&clock->lock);
 }
 

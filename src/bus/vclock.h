@@ -34,7 +34,8 @@ uint64_t vclock_tsc_to_ns(struct vclock *clock, uint64_t tsc);
 uint64_t vclock_ns_to_tsc(struct vclock *clock, uint64_t ns);
 /* Wall time: nanoseconds since the Unix epoch that correspond to guest time `ns`. */
 uint64_t vclock_wall_ns(struct vclock *clock, uint64_t ns);
-/* Host CLOCK_MONOTONIC nanoseconds at which guest time reaches `ns`, for a thread that sleeps by itself. */
+/* Host CLOCK_MONOTONIC nanoseconds at which guest time reaches `ns`, for a thread that sleeps by
+ * itself. */
 uint64_t vclock_host_deadline_ns(struct vclock *clock, uint64_t ns);
 
 /*
@@ -44,11 +45,15 @@ uint64_t vclock_host_deadline_ns(struct vclock *clock, uint64_t ns);
  */
 bool vclock_tsc_offset(struct vclock *clock, uint64_t *offset);
 
-/* Guest time stands still between the two. When pause returns no callback runs, unless called from one. Idempotent. */
+/* Guest time stands still between the two. When pause returns no callback runs, unless called from
+ * one. Idempotent. */
 void vclock_pause(struct vclock *clock);
 void vclock_resume(struct vclock *clock);
-/* While paused only: guest time becomes `ns`, as a restored state says. Armed timers keep their deadlines. */
+/* While paused only: guest time becomes `ns`, not a tick less. Armed timers keep their deadlines.
+ */
 void vclock_set_ns(struct vclock *clock, uint64_t ns);
+/* The same as a restored state says: where the host's counter serves as TSC, to the tick. */
+void vclock_set_tsc(struct vclock *clock, uint64_t tsc, uint64_t ns);
 
 struct vclock_timer {
 	struct vclock *clock;
@@ -56,10 +61,12 @@ struct vclock_timer {
 	void *ctx;
 	uint64_t deadline_ns; /* UINT64_MAX when not armed; guarded by the clock's lock */
 	struct vclock_timer *prev, *next; /* in deadline order; guarded by the clock's lock */
-	unsigned disarming; /* threads that wait in disarm: arming does nothing; guarded by the clock's lock */
+	unsigned disarming; /* threads that wait in disarm: arming does nothing; guarded by the
+			       clock's lock */
 };
 
-void vclock_timer_init(struct vclock_timer *timer, struct vclock *clock, void (*expired)(void *ctx), void *ctx);
+void vclock_timer_init(struct vclock_timer *timer, struct vclock *clock, void (*expired)(void *ctx),
+		       void *ctx);
 /*
  * Arms or re-arms; UINT64_MAX disarms without waiting. A deadline in the past
  * fires at once. Any thread; cheap: the clock's thread is woken only for a

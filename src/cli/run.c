@@ -26,6 +26,9 @@
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "engine/engine.h"
+#include "mem/ram.h"
+#include "state/stream.h"
+#include "vm/snapshot.h"
 #include "vm/vm.h"
 
 #define STATUS_SIGNAL 128
@@ -183,6 +186,42 @@ static int open_session(struct run *run)
 	return run->session ? -1 : host_error("cannot make a session");
 }
 
+/* The machine of the snapshot instead of that of the options. */
+static int apply_snapshot(struct run *run, struct vm_options *vm)
+{
+	const struct run_options *o = &run->options;
+	struct snapshot_wishes wishes = { .trust_disks = o->trust_disks, .eager = o->verify };
+	char error[SNAPSHOT_ERROR_MAX];
+
+	if (vm_snapshot_apply(run->snapshot, vm, &wishes, error) == 0)
+		return -1;
+	fprintf(stderr, "insula: %s\n", error);
+	return STATUS_HOST_ERROR;
+}
+
+static int load_session(struct run *run)
+{
+	char error[SNAPSHOT_ERROR_MAX];
+	const uint8_t *bytes;
+	size_t len;
+
+	if (run->session) {
+		struct state_reader *state = vm_snapshot_state(run->snapshot);
+
+		bytes = vm_snapshot_session(run->snapshot, &len);
+		if (!bytes || session_load(run->session, state, bytes, len) < 0) {
+			fprintf(stderr, "insula: the snapshot is refused: %s\n",
+				bytes ? state->error : "It has no part session.");
+			return STATUS_HOST_ERROR;
+		}
+		run->ready = session_is_running(run->session);
+	}
+	if (vm_snapshot_check_all(run->snapshot, error) == 0)
+		return -1;
+	fprintf(stderr, "insula: %s\n", error);
+	return STATUS_HOST_ERROR;
+}
+
 static int build(struct run *run)
 {
 	const struct run_options *o = &run->options;
@@ -223,17 +262,23 @@ static int build(struct run *run)
 	} else {
 		vm.board.serial = run->hub;
 	}
+	if (run->snapshot) {
+		status = apply_snapshot(run, &vm);
+		if (status >= 0)
+			return status;
+	}
 	run->vm = vm_new(&vm, error);
 	if (!run->vm) {
 		fprintf(stderr, "insula: %s\n", error);
 		return STATUS_HOST_ERROR;
 	}
-	return -1;
+	return run->snapshot ? load_session(run) : -1;
 }
 
 static void say_what_runs(const struct run *run)
 {
 	const struct run_options *o = &run->options;
+	unsigned cpus = vm_vcpu_count(run->vm);
 	const char *leave =
 		run->raw ? "Ctrl-] then q quits" : "Ctrl-C asks it to power off, twice quits";
 
@@ -246,8 +291,8 @@ static void say_what_runs(const struct run *run)
 		leave = "Ctrl-C interrupts the command";
 	fprintf(stderr, "insula: engine %s (%s), %llu MiB, %u cpu%s; %s%s", o->engine->name,
 		strcmp(o->engine_name, "auto") == 0 ? "the one this version has" : "as asked",
-		(unsigned long long)(o->mem_bytes >> 20), o->cpus, o->cpus == 1 ? "" : "s", leave,
-		run->raw ? "\r\n" : "\n");
+		(unsigned long long)(ram_size(vm_board(run->vm)->ram) >> 20), cpus,
+		cpus == 1 ? "" : "s", leave, run->raw ? "\r\n" : "\n");
 }
 
 /* ---- the end ---- */
@@ -384,6 +429,26 @@ static void let_go(struct run *run)
 	run->ready_fd = -1;
 }
 
+static void session_begins_again(void *ctx)
+{
+	struct run *run = ctx;
+	uint16_t rows, cols;
+
+	session_go_on(run->session);
+	if (run->in_out && terminal_size(STDIN_FILENO, &rows, &cols))
+		session_window_size(run->session, rows, cols);
+}
+
+/* The restored machine, from where it was. */
+static void go_on(struct run *run)
+{
+	if (run->session)
+		loop_call(run->loop, session_begins_again, run);
+	/* It may have been told to end already. */
+	if (!run->options.paused && vm_release(run->vm) < 0)
+		return;
+}
+
 static int run_vm(struct run *run)
 {
 	char error[VM_ERROR_MAX];
@@ -395,7 +460,7 @@ static int run_vm(struct run *run)
 	run->signals = run_signals_new(run->loop, signal_received, run);
 	if (!run->signals)
 		return host_error("cannot receive signals");
-	if (run->options.guest && !run->options.detach)
+	if (run->options.guest && !run->options.detach && !run->ready)
 		run->progress = run_progress_new(run->loop, run->options.guest);
 	if (run->listener >= 0 && run_control_start(run) < 0)
 		return host_error("cannot serve the control socket");
@@ -406,6 +471,8 @@ static int run_vm(struct run *run)
 		fprintf(stderr, "insula: %s\n", error);
 		return STATUS_HOST_ERROR;
 	}
+	if (run->snapshot)
+		go_on(run);
 	chardev_kick_input(run->hub);
 	if (run->options.detach)
 		let_go(run);
@@ -439,7 +506,7 @@ int run_to_end(struct run *run)
 
 	if (hold_standard_streams() < 0)
 		return host_error("/dev/null");
-	if (run->options.guest)
+	if (run->options.guest && !run->snapshot)
 		status = guest_open(&run->guest, run->options.guest, run->options.append);
 	if (status < 0 && run->options.detach)
 		status = detach(run);
@@ -472,6 +539,7 @@ void run_fini(struct run *run)
 	run_progress_free(run->progress);
 	run_signals_free(run->signals);
 	vm_free(run->vm);
+	vm_snapshot_close(run->snapshot);
 	session_free(run->session);
 	chardev_free(run->hub);
 	chardev_free(run->keys);

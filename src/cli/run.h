@@ -8,6 +8,8 @@
 
 #include <stdbool.h>
 
+#include <jansson.h>
+
 #include "api/runtime_dir.h"
 #include "cli/guest.h"
 #include "cli/run_options.h"
@@ -19,6 +21,7 @@ struct run_progress;
 struct run_signals;
 struct session;
 struct vm;
+struct vm_snapshot;
 
 struct run {
 	struct run_options options;
@@ -32,6 +35,7 @@ struct run {
 	struct run_signals *signals;
 	struct run_progress *progress;
 	struct vm *vm;
+	struct vm_snapshot *snapshot; /* insula restore: what the VM is made from */
 	bool raw;
 
 	/* Others find us by it. */
@@ -57,6 +61,14 @@ void run_init(struct run *run);
  */
 int run_to_end(struct run *run);
 void run_fini(struct run *run);
+
+/* run_snapshot.c: the part "run" of a snapshot. NULL: no memory, or a name is not UTF-8. */
+json_t *run_describe(const struct run *run);
+/* The reverse, into options whose strings are the JSON's. False: it makes no sense. */
+bool run_undescribe(struct run_options *options, const json_t *json);
+/* An operation of the control socket. */
+struct control_call;
+int run_snapshot(void *ctx, struct control_call *call);
 
 /* Loop's thread. The first time the guest is asked to power off, the second time it is stopped. */
 void run_ask_to_end(struct run *run, int signal_number);

@@ -25,6 +25,8 @@
 #include "cpu/vcpu.h"
 #include "engine/engine.h"
 #include "mem/ram.h"
+#include "state/stream.h"
+#include "vm/snapshot.h"
 #include "vm/vm.h"
 
 #define STATUS_KILLED (128 + SIGKILL)
@@ -148,6 +150,28 @@ static int logs(void *ctx, struct control_call *call)
 	return call->bytes ? 0 : refuse(call, -ENOMEM, "out of memory");
 }
 
+/* The whole state but RAM, by name. */
+static int inspect(void *ctx, struct control_call *call)
+{
+	struct run *run = ctx;
+	struct state_writer writer;
+	struct state_reader reader;
+	int err;
+
+	state_writer_init(&writer);
+	err = vm_state(run->vm, &writer);
+	if (!err)
+		err = state_reader_init(&reader, writer.bytes, writer.len);
+	if (!err) {
+		call->result = state_stream_to_json(&reader);
+		state_reader_fini(&reader);
+	}
+	state_writer_fini(&writer);
+	if (err == -ECANCELED)
+		return refuse_ended(call);
+	return call->result ? 0 : refuse(call, -ENOMEM, "out of memory");
+}
+
 /* ---- acting ---- */
 
 static int pause_vm(void *ctx, struct control_call *call)
@@ -237,11 +261,18 @@ static int resize(void *ctx, struct control_call *call)
 }
 
 static const struct control_operation operations[] = {
-	{ "info", false, info },       { "stats", false, stats },
-	{ "logs", false, logs },       { "pause", true, pause_vm },
-	{ "resume", true, resume_vm }, { "stop", true, stop_vm },
-	{ "kill", false, kill_vm },    { "console", false, console },
-	{ "resize", false, resize },   { 0 },
+	{ "info", false, info },
+	{ "stats", false, stats },
+	{ "logs", false, logs },
+	{ "pause", true, pause_vm },
+	{ "resume", true, resume_vm },
+	{ "stop", true, stop_vm },
+	{ "snapshot", true, run_snapshot },
+	{ "inspect", true, inspect },
+	{ "kill", false, kill_vm },
+	{ "console", false, console },
+	{ "resize", false, resize },
+	{ 0 },
 };
 
 int run_control_start(struct run *run)

@@ -41,7 +41,8 @@ const struct option_def run_option_defs[] = {
 	  OPT_DISK },
 	{ "mem", "SIZE", "guest memory, as in 512M or 2G (default 512M)", OPT_MEM },
 	{ "cpus", "N", "number of virtual cpus (default 1)", OPT_CPUS },
-	{ "engine", "NAME", "translate, interpret, or auto: the best that works here (default)", OPT_ENGINE },
+	{ "engine", "NAME", "translate, interpret, or auto: the best that works here (default)",
+	  OPT_ENGINE },
 	{ "cpu", "MODEL", "x86-64-v2, x86-64-v3 or host (default)", OPT_CPU },
 	{ "debug-exit", NULL,
 	  "add port 0xf4: writing V to it ends the run with\nstatus (V << 1) | 1", OPT_DEBUG_EXIT },
@@ -175,7 +176,8 @@ static int set_name(const struct verb *verb, const char *option, const char *val
 	if (known == cpu_names)
 		return usage_error(verb, "--%s %s is unknown; known are x86-64-v2, x86-64-v3, host",
 				   option, value);
-	return usage_error(verb, "--%s %s is unknown; known are translate, interpret, auto", option, value);
+	return usage_error(verb, "--%s %s is unknown; known are translate, interpret, auto", option,
+			   value);
 }
 
 static int set_option(struct run_options *run, const struct verb *verb, int id, const char *value)
@@ -290,4 +292,6 @@ void run_options_fini(struct run_options *run)
 	for (size_t i = 0; i < run->split_count; i++)
 		free(run->split[i]);
 	run->split_count = 0;
+	free(run->command_words);
+	run->command_words = NULL;
 }

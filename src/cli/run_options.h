@@ -34,6 +34,10 @@ struct run_options {
 	const char *name; /* NULL: one is made up */
 	bool detach;
 
+	/* insula restore only */
+	char **command_words; /* what command points to, if it is ours; the words are borrowed */
+	bool trust_disks, verify, paused;
+
 	char *split[BOOT_MODULES_MAX +
 		    BOARD_DISKS_MAX]; /* owned copies that the pointers above point into */
 	size_t split_count;

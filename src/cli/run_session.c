@@ -5,6 +5,7 @@
  */
 #include "cli/run_session.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "base/assert.h"
 #include "base/loop.h"
 #include "chardev/chardev.h"
+#include "state/stream.h"
 #include "vm/agent.h"
 
 struct sink {
@@ -268,4 +270,106 @@ void session_window_size(struct session *s, uint16_t rows, uint16_t cols)
 	s->options.cols = cols;
 	if (s->running && s->options.tty)
 		agent_window_size(s->agent, rows, cols);
+}
+
+void session_go_on(struct session *s)
+{
+	sink_push(&s->out);
+	sink_push(&s->err);
+	end_if_delivered(s);
+	if (s->running)
+		chardev_kick_input(s->options.in_out);
+}
+
+bool session_is_running(const struct session *s)
+{
+	return s->running || s->exited;
+}
+
+/* ---- state ---- */
+
+struct session_saved {
+	bool running, exited, tty;
+	uint32_t status, out_len, err_len; /* so many bytes follow, and then the agent's */
+};
+
+static const struct state_field session_fields[] = {
+	STATE_FIELD(struct session_saved, running),
+	STATE_FIELD(struct session_saved, exited),
+	STATE_FIELD(struct session_saved, tty),
+	STATE_FIELD(struct session_saved, status),
+	STATE_FIELD(struct session_saved, out_len),
+	STATE_FIELD(struct session_saved, err_len),
+	STATE_END,
+};
+
+static int session_post_load(void *object, const char **error)
+{
+	const struct session_saved *s = object;
+
+	*error = "no session can have come so far";
+	return s->status > 255 || s->out_len > AGENT_WINDOW || s->err_len > AGENT_WINDOW ||
+			       (s->running && s->exited)
+		       ? -1
+		       : 0;
+}
+
+static const struct state_table session_table = {
+	.name = "session",
+	.version = 1,
+	.size = sizeof(struct session_saved),
+	.fields = session_fields,
+	.post_load = session_post_load,
+};
+
+static size_t sink_copy(const struct sink *k, uint8_t *to)
+{
+	for (size_t i = 0; i < k->count; i++)
+		to[i] = k->ring[(k->at + i) % AGENT_WINDOW];
+	return k->count;
+}
+
+int session_save(struct session *s, struct state_writer *w, uint8_t **bytes, size_t *len)
+{
+	struct session_saved saved = {
+		.running = s->running,
+		.exited = s->exited,
+		.tty = s->options.tty,
+		.status = (uint32_t)s->status & 0xff,
+		.out_len = (uint32_t)s->out.count,
+		.err_len = (uint32_t)s->err.count,
+	};
+	uint8_t *buffer = malloc(2 * AGENT_WINDOW + AGENT_BYTES_MAX);
+
+	if (!buffer)
+		return -ENOMEM;
+	state_save(&session_table, &saved, w);
+	*len = sink_copy(&s->out, buffer);
+	*len += sink_copy(&s->err, buffer + *len);
+	agent_save(s->agent, w, buffer, len);
+	*bytes = buffer;
+	return 0;
+}
+
+int session_load(struct session *s, struct state_reader *r, const uint8_t *bytes, size_t len)
+{
+	struct session_saved saved = { 0 };
+	int err = state_load(&session_table, &saved, r);
+	size_t own = (size_t)saved.out_len + saved.err_len;
+
+	if (err)
+		return err;
+	if (own > len) {
+		snprintf(r->error, sizeof(r->error), "Section session: its bytes are not there.");
+		return -EINVAL;
+	}
+	s->running = saved.running;
+	s->exited = saved.exited;
+	s->status = (int)saved.status;
+	s->options.tty = saved.tty;
+	memcpy(s->out.ring, bytes, saved.out_len);
+	s->out.count = saved.out_len;
+	memcpy(s->err.ring, bytes + saved.out_len, saved.err_len);
+	s->err.count = saved.err_len;
+	return agent_load(s->agent, r, bytes + own, len - own);
 }

@@ -6,11 +6,14 @@
 #define INSULA_CLI_RUN_SESSION_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct chardev;
 struct loop;
 struct session;
+struct state_reader;
+struct state_writer;
 
 struct session_events {
 	/* The guest is up, the command has been handed over. Once at most. */
@@ -42,5 +45,19 @@ struct chardev *session_chardev(struct session *session);
 bool session_signal(struct session *session, int number);
 bool session_power_off(struct session *session);
 void session_window_size(struct session *session, uint16_t rows, uint16_t cols);
+
+/*
+ * Sections "session" and "agent", and a malloc()ed buffer of the bytes that are
+ * on their way. Load is for a new session. 0, or -errno; load with a sentence in
+ * the reader.
+ */
+int session_save(struct session *session, struct state_writer *w, uint8_t **bytes, size_t *len)
+	__attribute__((warn_unused_result));
+int session_load(struct session *session, struct state_reader *r, const uint8_t *bytes, size_t len)
+	__attribute__((warn_unused_result));
+/* On the loop, after a load: what was on its way to us goes on. */
+void session_go_on(struct session *session);
+/* It was under way when it was saved: its command runs, nobody will say that it begins. */
+bool session_is_running(const struct session *session);
 
 #endif

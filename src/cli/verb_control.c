@@ -249,6 +249,14 @@ const struct verb verb_stats = {
 	.run = ask_plainly,
 };
 
+const struct verb verb_inspect = {
+	.name = "inspect",
+	.arguments = "VM",
+	.summary = "the state of a VM's processors and devices, as JSON",
+	.about = "It stands still for a moment.\n",
+	.run = ask_plainly,
+};
+
 const struct verb verb_logs = {
 	.name = "logs",
 	.arguments = "VM [--serial]",

@@ -8,7 +8,7 @@
 
 #include "cpu/vcpu.h"
 
-/* Features as the decoder and control registers ask for them. */
+/* Features as the decoder and control registers ask for them. Their numbers are in snapshots: add at the end. */
 enum cpu_feature {
 	FEAT_SSE3, FEAT_SSSE3, FEAT_SSE41, FEAT_SSE42, FEAT_POPCNT, FEAT_CX16, FEAT_LAHF, FEAT_AES, FEAT_PCLMUL,
 	FEAT_XSAVE, FEAT_XSAVEOPT, FEAT_XSAVEC, FEAT_XGETBV1, FEAT_XSAVES, FEAT_AVX, FEAT_AVX2, FEAT_FMA, FEAT_F16C,

@@ -19,6 +19,7 @@ int dma_read(struct ram *ram, gpa_t gpa, void *bytes, size_t len)
 		return 0;
 	if (offset == RAM_NOWHERE)
 		return -EFAULT;
+	ram_fetch(ram, offset, len);
 	bytes_copy(bytes, ram->host + offset, len);
 	return 0;
 }
@@ -31,6 +32,7 @@ int dma_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len)
 		return 0;
 	if (offset == RAM_NOWHERE)
 		return -EFAULT;
+	ram_fetch(ram, offset, len);
 	bytes_copy(ram->host + offset, bytes, len);
 	page_write_end(ram, NULL, gpa, len);
 	return 0;
@@ -42,6 +44,7 @@ int dma_map(struct ram *ram, gpa_t gpa, size_t len, enum dma_dir dir, struct dma
 
 	if (!len || offset == RAM_NOWHERE)
 		return -EFAULT;
+	ram_fetch(ram, offset, len);
 	mapping->iov.iov_base = ram->host + offset;
 	mapping->iov.iov_len = len;
 	mapping->gpa = gpa;
@@ -70,6 +73,7 @@ int dma_load16(struct ram *ram, gpa_t gpa, uint16_t *value)
 
 	if (offset == RAM_NOWHERE)
 		return -EFAULT;
+	ram_fetch(ram, offset, sizeof(*value));
 	*value = bytes_load16(ram->host + offset);
 	/* A load is an acquire on x86; the compiler must not move later loads before it. */
 	atomic_signal_fence(memory_order_acquire);
@@ -82,6 +86,7 @@ int dma_store16(struct ram *ram, gpa_t gpa, uint16_t value)
 
 	if (offset == RAM_NOWHERE)
 		return -EFAULT;
+	ram_fetch(ram, offset, sizeof(value));
 	atomic_signal_fence(memory_order_release);
 	bytes_store16(ram->host + offset, value);
 	page_write_end(ram, NULL, gpa, sizeof(value));

@@ -88,6 +88,8 @@ struct ram *ram_new(uint64_t size_bytes)
 	ram->high_bytes = size_bytes - ram->low_bytes;
 	ram->file_bytes = size_bytes + RAM_ROM_BYTES;
 	pages = ram->file_bytes >> PAGE_SHIFT;
+	ram->source_fd = -1;
+	atomic_store(&ram->damaged, RAM_NOWHERE);
 
 	ram->fd = open_memfd(ram->file_bytes);
 	if (ram->fd < 0)
@@ -118,6 +120,12 @@ void ram_free(struct ram *ram)
 	pages = ram->file_bytes >> PAGE_SHIFT;
 	if (ram->granted)
 		munmap(ram->granted, pages * sizeof(*ram->granted));
+	if (ram->present)
+		munmap(ram->present, (pages + 63) / 64 * sizeof(*ram->present));
+	if (ram->source_map)
+		munmap(ram->source_map, ram->source_map_bytes);
+	if (ram->source_fd >= 0)
+		close(ram->source_fd);
 	if (ram->holders)
 		munmap(ram->holders, pages * sizeof(*ram->holders));
 	if (ram->granules)
@@ -188,7 +196,10 @@ void *ram_page(struct ram *ram, gpa_t gpa)
 {
 	uint64_t offset = ram_offset(ram, gpa & PAGE_MASK, PAGE_SIZE, true);
 
-	return offset == RAM_NOWHERE ? NULL : ram->host + offset;
+	if (offset == RAM_NOWHERE)
+		return NULL;
+	ram_fetch(ram, offset, PAGE_SIZE);
+	return ram->host + offset;
 }
 
 bool ram_contains(const struct ram *ram, gpa_t gpa, uint64_t len)
@@ -196,10 +207,8 @@ bool ram_contains(const struct ram *ram, gpa_t gpa, uint64_t len)
 	return ram_offset(ram, gpa, len, false) != RAM_NOWHERE;
 }
 
-gpa_t ram_gpa_of(const struct ram *ram, const void *host)
+static gpa_t gpa_of_offset(const struct ram *ram, uint64_t offset)
 {
-	uint64_t offset = (uint64_t)((const uint8_t *)host - ram->host);
-
 	if (offset < ram->low_bytes)
 		return offset;
 	if (offset < ram->low_bytes + ram->high_bytes)
@@ -210,6 +219,18 @@ gpa_t ram_gpa_of(const struct ram *ram, const void *host)
 	return UINT64_MAX;
 }
 
+gpa_t ram_gpa_of(const struct ram *ram, const void *host)
+{
+	return gpa_of_offset(ram, (uint64_t)((const uint8_t *)host - ram->host));
+}
+
+gpa_t ram_damage(const struct ram *ram)
+{
+	uint64_t offset = atomic_load(&ram->damaged);
+
+	return offset == RAM_NOWHERE ? UINT64_MAX : gpa_of_offset(ram, offset);
+}
+
 int ram_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len)
 {
 	uint64_t offset = ram_offset(ram, gpa, len, false);
@@ -218,6 +239,7 @@ int ram_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len)
 		return 0;
 	if (offset == RAM_NOWHERE)
 		return -EFAULT;
+	ram_fetch(ram, offset, len);
 	bytes_copy(ram->host + offset, bytes, len);
 	page_write_end(ram, NULL, gpa, len);
 	return 0;
@@ -231,6 +253,7 @@ int ram_read(struct ram *ram, gpa_t gpa, void *bytes, size_t len)
 		return 0;
 	if (offset == RAM_NOWHERE)
 		return -EFAULT;
+	ram_fetch(ram, offset, len);
 	bytes_copy(bytes, ram->host + offset, len);
 	return 0;
 }

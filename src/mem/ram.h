@@ -46,6 +46,31 @@ int ram_fd(const struct ram *ram);             /* the memfd: low RAM at offset 0
 #define RAM_ROM_BYTES 0x1000000ull
 int ram_add_rom(struct ram *ram, gpa_t gpa, const void *bytes, size_t len) __attribute__((warn_unused_result));
 
+/*
+ * RAM that arrives from a file, page by page as it is touched: maps size_bytes
+ * at `offset` of fd (both multiples of 4 KiB) as private copy over the whole of
+ * RAM, so that nothing is read now. `sums` is the offset of one CRC32C for each
+ * page; a page that differs from its sum is zeroed before anybody sees it, and
+ * damage_fd, an eventfd of the caller's, is written. Before the machine runs, and
+ * once. The file must not change while it is mapped. From here on ram_fd() holds
+ * nothing. 0 or -errno.
+ */
+int ram_map_file(struct ram *ram, int fd, uint64_t offset, uint64_t sums, int damage_fd)
+	__attribute__((warn_unused_result));
+/* The first page found damaged, UINT64_MAX: none. */
+gpa_t ram_damage(const struct ram *ram);
+
+/*
+ * For saving, under the pause barrier. Offsets count as in ram_fd(): low RAM,
+ * then high RAM. The next range at or after *offset that may hold anything but
+ * zeroes: false if there is none; else *offset and *len, whole pages.
+ */
+bool ram_next_data(struct ram *ram, uint64_t *offset, uint64_t *len);
+/* The bytes there, within a range of ram_next_data(); valid until the VM goes on. */
+const void *ram_view(struct ram *ram, uint64_t offset, uint64_t len);
+/* For loading into untouched RAM before the machine runs. */
+void *ram_fill(struct ram *ram, uint64_t offset, uint64_t len);
+
 /* Host address of the page that holds gpa, or NULL if that is not RAM (or ROM, for reading). Stable for the VM's life. */
 void *ram_page(struct ram *ram, gpa_t gpa);
 /* Every byte of [gpa, gpa+len) is RAM in one slot; ROM does not count. */

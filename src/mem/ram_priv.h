@@ -48,7 +48,29 @@ struct ram {
 	uint64_t holders_taken;
 
 	_Atomic unsigned dma_in_flight;
+
+	/* RAM from a file; present is NULL without. */
+	_Atomic uint64_t *present;  /* a bit for each page that was found sound */
+	const uint8_t *source_sums; /* mapped: four bytes for each page */
+	void *source_map;           /* what munmap gets */
+	uint64_t source_map_bytes;
+	uint64_t source_offset;
+	int source_fd, damage_fd;
+	_Atomic uint64_t damaged; /* offset of the first, RAM_NOWHERE: none */
 };
+
+void ram_fetch_slow(struct ram *ram, uint64_t page);
+
+/* Before the bytes at an offset are used: they are there, and sound. */
+static inline void ram_fetch(struct ram *ram, uint64_t offset, uint64_t len)
+{
+	if (__builtin_expect(!ram->present, 1) || !len)
+		return;
+	for (uint64_t page = offset >> PAGE_SHIFT; page <= (offset + len - 1) >> PAGE_SHIFT; page++)
+		if (!(atomic_load_explicit(&ram->present[page / 64], memory_order_acquire) >>
+			      (page % 64) & 1))
+			ram_fetch_slow(ram, page);
+}
 
 /* Offset in the file of [gpa, gpa+len) if it is RAM, or also ROM, in one slot; else RAM_NOWHERE. */
 static inline uint64_t ram_offset(const struct ram *ram, gpa_t gpa, uint64_t len, bool rom)

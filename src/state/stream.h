@@ -69,7 +69,11 @@ int state_load_named(const struct state_table *table, const char *name, void *ob
 /* Name of a section that nobody loaded, NULL if none: a machine with other devices than ours. */
 const char *state_reader_leftover(const struct state_reader *r);
 
-/* The object for people: integers up to 32 bits as numbers, 64 bits and byte arrays in hex. NULL: no memory. */
+/* The object for people: integers up to 32 bits as numbers, 64 bits and byte arrays in hex. NULL:
+ * no memory. */
 json_t *state_to_json(const struct state_table *table, const void *object);
+/* The same of every section of a stream, by what it says of itself; one that makes no sense is
+ * null. NULL: no memory. */
+json_t *state_stream_to_json(const struct state_reader *r);
 
 #endif

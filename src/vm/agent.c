@@ -11,11 +11,13 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/loop.h"
 #include "chardev/chardev.h"
+#include "state/stream.h"
 #include "vm/agent_wire.h"
 
 _Static_assert(AGENT_WINDOW == WIRE_WINDOW && AGENT_COMMAND_MAX == WIRE_PAYLOAD_MAX,
@@ -474,4 +476,170 @@ void agent_power_off(struct agent *agent)
 {
 	agent->say_power_off = true;
 	loop_post(agent->loop, &agent->task);
+}
+
+/* --- state --- */
+
+struct agent_saved {
+	uint8_t state; /* enum agent_state */
+	bool in_refused, say_hello, say_power_off, say_size, say_eof, stdin_ended;
+	bool out_is_run; /* the frame on its way is what is left of the RUN frame */
+	uint32_t say_signal, credit;
+	uint16_t rows, cols;
+	uint32_t consumed[3], outstanding[3];
+	/* How many bytes of each follow, in this order. */
+	uint32_t in_len, reader_len, run_len, out_len, stdin_len;
+};
+
+#define FIELD(m) STATE_FIELD(struct agent_saved, m)
+static const struct state_field agent_fields[] = {
+	FIELD(state),
+	FIELD(in_refused),
+	FIELD(say_hello),
+	FIELD(say_power_off),
+	FIELD(say_size),
+	FIELD(say_eof),
+	FIELD(stdin_ended),
+	FIELD(out_is_run),
+	FIELD(say_signal),
+	FIELD(credit),
+	FIELD(rows),
+	FIELD(cols),
+	STATE_ARRAY(struct agent_saved, consumed),
+	STATE_ARRAY(struct agent_saved, outstanding),
+	FIELD(in_len),
+	FIELD(reader_len),
+	FIELD(run_len),
+	FIELD(out_len),
+	FIELD(stdin_len),
+	STATE_END,
+};
+#undef FIELD
+
+#define FRAME_MAX (WIRE_HEADER_LEN + WIRE_DATA_MAX)
+#define RUN_MAX   (WIRE_HEADER_LEN + WIRE_PAYLOAD_MAX)
+_Static_assert(IN_SIZE + 2 * FRAME_MAX + RUN_MAX + AGENT_WINDOW <= AGENT_BYTES_MAX, "it fits");
+
+static int agent_post_load(void *object, const char **error)
+{
+	const struct agent_saved *s = object;
+
+	*error = "no agent can have come so far";
+	if (s->state > AGENT_OVER || s->say_signal > 64 || s->credit > AGENT_WINDOW ||
+	    s->in_len > IN_SIZE || s->reader_len > FRAME_MAX || s->run_len > RUN_MAX ||
+	    s->out_len > FRAME_MAX || s->stdin_len > AGENT_WINDOW)
+		return -1;
+	for (unsigned i = 0; i < 3; i++)
+		if (s->consumed[i] > s->outstanding[i] || s->outstanding[i] > AGENT_WINDOW)
+			return -1;
+	return s->out_is_run && (s->out_len || !s->run_len) ? -1 : 0;
+}
+
+static const struct state_table agent_table = {
+	.name = "agent",
+	.version = 1,
+	.size = sizeof(struct agent_saved),
+	.fields = agent_fields,
+	.post_load = agent_post_load,
+};
+
+static void put(uint8_t *bytes, size_t *len, const uint8_t *from, size_t count)
+{
+	memcpy(bytes + *len, from, count);
+	*len += count;
+}
+
+static void put_ring(uint8_t *bytes, size_t *len, const uint8_t *ring, uint32_t size, uint32_t head,
+		     uint32_t count)
+{
+	uint32_t first = size - head < count ? size - head : count;
+
+	put(bytes, len, ring + head, first);
+	put(bytes, len, ring, count - first);
+}
+
+void agent_save(const struct agent *agent, struct state_writer *w, uint8_t *bytes, size_t *len)
+{
+	bool out_is_run = agent->out_len && agent->run && agent->out != agent->frame;
+	struct agent_saved s = {
+		.state = (uint8_t)agent->state,
+		.in_refused = agent->in_refused,
+		.say_hello = agent->say_hello,
+		.say_power_off = agent->say_power_off,
+		.say_size = agent->say_size,
+		.say_eof = agent->say_eof,
+		.stdin_ended = agent->stdin_ended,
+		.out_is_run = out_is_run,
+		.say_signal = (uint32_t)agent->say_signal,
+		.credit = agent->credit,
+		.rows = agent->rows,
+		.cols = agent->cols,
+		.in_len = agent->in_len,
+		.reader_len = agent->reader.used,
+		.run_len = !agent->run  ? 0
+			   : out_is_run ? agent->out_len
+					: agent->run_len,
+		.out_len = out_is_run ? 0 : agent->out_len,
+		.stdin_len = agent->stdin_len,
+	};
+
+	memcpy(s.consumed, agent->consumed, sizeof(s.consumed));
+	memcpy(s.outstanding, agent->outstanding, sizeof(s.outstanding));
+	state_save(&agent_table, &s, w);
+	put_ring(bytes, len, agent->in, IN_SIZE, agent->in_head, s.in_len);
+	put(bytes, len, agent->reader_bytes, s.reader_len);
+	if (s.run_len)
+		put(bytes, len, out_is_run ? agent->out : agent->run, s.run_len);
+	if (s.out_len)
+		put(bytes, len, agent->out, s.out_len);
+	put_ring(bytes, len, agent->stdin_ring, AGENT_WINDOW, agent->stdin_head, s.stdin_len);
+}
+
+int agent_load(struct agent *agent, struct state_reader *r, const uint8_t *bytes, size_t len)
+{
+	struct agent_saved s = { 0 };
+	int err = state_load(&agent_table, &s, r);
+
+	if (err)
+		return err;
+	if (len != (size_t)s.in_len + s.reader_len + s.run_len + s.out_len + s.stdin_len) {
+		snprintf(r->error, sizeof(r->error), "Section agent: its bytes are not there.");
+		return -EINVAL;
+	}
+	agent->run = s.run_len ? malloc(s.run_len) : NULL;
+	if (s.run_len && !agent->run) {
+		snprintf(r->error, sizeof(r->error), "There is no memory for the agent.");
+		return -ENOMEM;
+	}
+	agent->state = s.state;
+	agent->in_refused = s.in_refused;
+	agent->say_hello = s.say_hello;
+	agent->say_power_off = s.say_power_off;
+	agent->say_size = s.say_size;
+	agent->say_eof = s.say_eof;
+	agent->stdin_ended = s.stdin_ended;
+	agent->say_signal = (int)s.say_signal;
+	agent->credit = s.credit;
+	agent->rows = s.rows;
+	agent->cols = s.cols;
+	memcpy(agent->consumed, s.consumed, sizeof(s.consumed));
+	memcpy(agent->outstanding, s.outstanding, sizeof(s.outstanding));
+	agent->in_len = s.in_len;
+	memcpy(agent->in, bytes, s.in_len);
+	bytes += s.in_len;
+	agent->reader.used = s.reader_len;
+	memcpy(agent->reader_bytes, bytes, s.reader_len);
+	bytes += s.reader_len;
+	if (s.run_len)
+		memcpy(agent->run, bytes, s.run_len);
+	bytes += s.run_len;
+	agent->run_len = s.run_len;
+	memcpy(agent->frame, bytes, s.out_len);
+	bytes += s.out_len;
+	agent->out = s.out_is_run ? agent->run : agent->frame;
+	agent->out_len = s.out_is_run ? s.run_len : s.out_len;
+	agent->stdin_len = s.stdin_len;
+	memcpy(agent->stdin_ring, bytes, s.stdin_len);
+	loop_post(agent->loop, &agent->task);
+	return 0;
 }

@@ -19,6 +19,8 @@
 struct agent;
 struct chardev;
 struct loop;
+struct state_reader;
+struct state_writer;
 
 enum agent_stream { AGENT_STDIN, AGENT_STDOUT, AGENT_STDERR };
 
@@ -72,5 +74,16 @@ void agent_window_size(struct agent *agent, uint16_t rows, uint16_t cols);
 void agent_signal(struct agent *agent, int signal_number);
 /* Asks the guest to power off in order. */
 void agent_power_off(struct agent *agent);
+
+/*
+ * Where the conversation stands: section "agent", and the bytes between the two
+ * ends, appended to a buffer of at least AGENT_BYTES_MAX, *len of them. Load is
+ * for a new agent, whose guest is restored with it; the bytes are those of the
+ * save. 0, or -errno with a sentence in the reader.
+ */
+#define AGENT_BYTES_MAX (512u << 10)
+void agent_save(const struct agent *agent, struct state_writer *w, uint8_t *bytes, size_t *len);
+int agent_load(struct agent *agent, struct state_reader *r, const uint8_t *bytes, size_t len)
+	__attribute__((warn_unused_result));
 
 #endif

@@ -15,12 +15,14 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/loop.h"
 #include "bus/vclock.h"
 #include "cpu/kvmclock.h"
 #include "cpu/exclusive.h"
 #include "cpu/model.h"
 #include "cpu/vcpu.h"
 #include "engine/engine.h"
+#include "vm/snapshot_priv.h"
 #include "vm/vm_priv.h"
 
 static void stop_from_device(void *ctx, enum stop_reason reason, uint32_t code, const char *detail)
@@ -90,6 +92,38 @@ static int load(struct vm *vm, char *error)
 	return rc;
 }
 
+static void ram_damaged(void *ctx, uint32_t events)
+{
+	struct vm *vm = ctx;
+	char detail[VM_DETAIL_MAX];
+	uint64_t count;
+
+	if (read(vm->damage_fd, &count, sizeof(count)) < 0)
+		return;
+	snprintf(detail, sizeof(detail),
+		 "the snapshot is damaged: the checksum of RAM at address %#llx differs",
+		 (unsigned long long)ram_damage(vm->board->ram));
+	vm_request_stop(vm, STOP_HOST_ERROR, 0, detail);
+}
+
+/* Everything is built and nothing has run: the state of a machine that did, which is held. */
+static int restore(struct vm *vm, char *error)
+{
+	vm->damage_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (vm->damage_fd >= 0)
+		vm->damage_watch = loop_add_fd(vm->options.board.loop, vm->damage_fd, EPOLLIN,
+					       ram_damaged, vm);
+	if (!vm->damage_watch) {
+		snprintf(error, VM_ERROR_MAX, "cannot make an eventfd: %s", strerror(errno));
+		return -errno;
+	}
+	vclock_pause(vm->board->clock);
+	board_quiesce(vm->board);
+	vm->held = true;
+	vm->entry.protocol = "snapshot";
+	return snapshot_load(vm->options.restore, vm, error);
+}
+
 _Static_assert(VM_ERROR_MAX >= BOARD_ERROR_MAX && VM_ERROR_MAX >= BOOT_ERROR_MAX,
 	       "sentences of lower floors fit");
 
@@ -105,6 +139,7 @@ struct vm *vm_new(const struct vm_options *options, char *error)
 		return NULL;
 	}
 	vm->options = *options;
+	vm->damage_fd = -1;
 	vm->vcpu_count = options->board.cpus;
 	vm->want = VM_WANT_PAUSE;
 	pthread_mutex_init(&vm->world, NULL);
@@ -125,11 +160,16 @@ struct vm *vm_new(const struct vm_options *options, char *error)
 		rc = errno ? -errno : -EINVAL;
 		goto fail;
 	}
-	vm->model = cpu_model_new(options->cpu_model, vm->vcpu_count,
-				  vclock_tsc_khz(vm->board->clock), &why);
+	if (options->restore) {
+		vm->model = snapshot_model(options->restore, error);
+	} else {
+		vm->model = cpu_model_new(options->cpu_model, vm->vcpu_count,
+					  vclock_tsc_khz(vm->board->clock), &why);
+		if (!vm->model)
+			snprintf(error, VM_ERROR_MAX, "CPU model %s: %s", options->cpu_model,
+				 why ? why : "out of memory");
+	}
 	if (!vm->model) {
-		snprintf(error, VM_ERROR_MAX, "CPU model %s: %s", options->cpu_model,
-			 why ? why : "out of memory");
 		rc = -EINVAL;
 		goto fail;
 	}
@@ -138,7 +178,7 @@ struct vm *vm_new(const struct vm_options *options, char *error)
 		snprintf(error, VM_ERROR_MAX, "out of memory for %u vcpus", vm->vcpu_count);
 		goto fail;
 	}
-	rc = load(vm, error);
+	rc = options->restore ? restore(vm, error) : load(vm, error);
 	if (rc < 0)
 		goto fail;
 	return vm;
@@ -161,8 +201,11 @@ void vm_free(struct vm *vm)
 	}
 	for (unsigned i = 0; vm->threads && i < vm->vcpu_count; i++)
 		ASSERT(!vm->threads[i].created);
+	loop_remove_fd(vm->damage_watch);
 	board_free(vm->board);
 	exclusive_free(vm->exclusive);
+	if (vm->damage_fd >= 0)
+		close(vm->damage_fd);
 	for (unsigned i = 0; vm->vcpus && i < vm->vcpu_count; i++)
 		free(vm->vcpus[i]);
 	free(vm->vcpus);
@@ -321,7 +364,8 @@ int vm_start(struct vm *vm, char *error)
 	vm->started = true;
 	pthread_setname_np(vm->lifecycle, "vm");
 	pthread_mutex_lock(&vm->lock);
-	vm->want = VM_WANT_RUN;
+	if (!vm->held)
+		vm->want = VM_WANT_RUN;
 	pthread_cond_broadcast(&vm->changed);
 	pthread_mutex_unlock(&vm->lock);
 	return 0;

@@ -24,6 +24,7 @@
 #include "bus/stop.h"
 
 struct vm;
+struct vm_snapshot;
 struct engine;
 
 struct vm_options {
@@ -32,6 +33,9 @@ struct vm_options {
 	const struct engine *engine;
 	const char *cpu_model; /* "x86-64-v2", "x86-64-v3", "host" */
 	bool no_reboot;        /* a reset ends the machine instead of starting it over */
+	/* NULL, or what vm_snapshot_apply() put here: the VM is made from it and held; a reset
+	 * boots. */
+	struct vm_snapshot *restore;
 };
 
 #define VM_ERROR_MAX  512

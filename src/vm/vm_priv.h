@@ -60,6 +60,10 @@ struct vm {
 
 	pthread_t lifecycle;
 	int ended_fd;
+
+	/* A page of RAM from a snapshot was found damaged. -1, NULL: not restored. */
+	int damage_fd;
+	struct loop_fd *damage_watch;
 };
 
 /* vcpu_thread.c */

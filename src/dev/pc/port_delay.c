@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "bus/bus.h"
+#include "state/stream.h"
 
 #define PORT_POST  0x80
 #define PORT_DELAY 0xed
@@ -93,4 +94,35 @@ int port_delay_attach(struct port_delay *port, struct bus *pio)
 void port_delay_reset(struct port_delay *port)
 {
 	atomic_store_explicit(&port->post, 0, memory_order_relaxed);
+}
+
+struct port_delay_regs {
+	uint8_t post;
+};
+
+static const struct state_field port_delay_fields[] = { STATE_FIELD(struct port_delay_regs, post),
+							STATE_END };
+
+static const struct state_table port_delay_table = {
+	.name = "port-delay",
+	.version = 1,
+	.size = sizeof(struct port_delay_regs),
+	.fields = port_delay_fields,
+};
+
+void port_delay_save(struct port_delay *port, struct state_writer *writer)
+{
+	struct port_delay_regs regs = { .post = atomic_load(&port->post) };
+
+	state_save(&port_delay_table, &regs, writer);
+}
+
+int port_delay_load(struct port_delay *port, struct state_reader *reader)
+{
+	struct port_delay_regs regs = { 0 };
+	int error = state_load(&port_delay_table, &regs, reader);
+
+	if (!error)
+		atomic_store(&port->post, regs.post);
+	return error;
 }

@@ -7,6 +7,8 @@
 
 struct bus;
 struct port_delay;
+struct state_reader;
+struct state_writer;
 
 /* NULL with errno on failure. */
 struct port_delay *port_delay_new(void);
@@ -14,5 +16,8 @@ struct port_delay *port_delay_new(void);
 void port_delay_free(struct port_delay *port);
 int port_delay_attach(struct port_delay *port, struct bus *pio) __attribute__((warn_unused_result));
 void port_delay_reset(struct port_delay *port);
+void port_delay_save(struct port_delay *port, struct state_writer *writer);
+int port_delay_load(struct port_delay *port, struct state_reader *reader)
+	__attribute__((warn_unused_result));
 
 #endif

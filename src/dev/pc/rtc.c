@@ -610,5 +610,9 @@ int rtc_load(struct rtc *rtc, struct state_reader *reader)
 	update_irq(rtc);
 	pthread_mutex_unlock(&rtc->lock);
 	rtc_resync(rtc);
+	/* Until the machine goes on, and the board resyncs once more, it is as it was saved. */
+	pthread_mutex_lock(&rtc->lock);
+	rtc->regs.seen_second = regs.seen_second;
+	pthread_mutex_unlock(&rtc->lock);
 	return 0;
 }

@@ -1,0 +1,121 @@
+/* insula snapshot: a running VM as a file. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "api/control_client.h"
+#include "cli/options.h"
+#include "cli/verb.h"
+#include "cli/verb_control.h"
+
+enum { OPT_COMPRESS = 1, OPT_STOP, OPT_JSON };
+
+/* The monitor has another working directory than we, perhaps. NULL with errno. */
+static char *absolute(const char *path)
+{
+	char *folder, *whole = NULL;
+
+	if (*path == '/')
+		return strdup(path);
+	folder = getcwd(NULL, 0);
+	if (folder && asprintf(&whole, "%s/%s", folder, path) < 0)
+		whole = NULL;
+	free(folder);
+	return whole;
+}
+
+static int snapshot_verb(const struct verb *verb, int argc, char **argv)
+{
+	const char *value, *name = NULL, *path = NULL;
+	bool compress = false, stop = false, json = false;
+	struct control_client *client;
+	struct options options;
+	json_t *answer = NULL, *result;
+	char *whole;
+	int id, status = STATUS_HOST_ERROR;
+
+	options_init(&options, verb, argc, argv);
+	while ((id = options_next(&options, &value)) != OPTION_END) {
+		switch (id) {
+		case OPTION_ERROR:
+			return STATUS_USAGE;
+		case OPTION_HELP:
+			verb_print_help(verb);
+			return STATUS_OK;
+		case OPTION_WORD:
+			if (path)
+				return usage_error(verb, "unexpected %s", value);
+			if (name)
+				path = value;
+			else
+				name = value;
+			break;
+		case OPT_COMPRESS:
+			compress = true;
+			break;
+		case OPT_STOP:
+			stop = true;
+			break;
+		default:
+			json = true;
+		}
+	}
+	if (!name)
+		return usage_error(verb, "which VM? insula ps lists those that run");
+	if (!path || !*path)
+		return usage_error(verb, "into which file?");
+	whole = absolute(path);
+	if (!whole) {
+		fprintf(stderr, "insula: %s: %s\n", path, strerror(errno));
+		return STATUS_HOST_ERROR;
+	}
+	client = control_open(name);
+	if (client)
+		answer = control_ask(client,
+				     json_pack("{s:s, s:s, s:b, s:b}", "verb", "snapshot", "path",
+					       whole, "compress", compress, "stop", stop));
+	result = json_object_get(answer, "result");
+	if (answer) {
+		status = STATUS_OK;
+		if (json) {
+			json_dumpf(result, stdout, JSON_INDENT(2));
+			putchar('\n');
+		}
+		/* It is gone when its name is free. */
+		if (stop)
+			control_client_wait_end(client, 10000);
+	}
+	control_close(client);
+	json_decref(answer);
+	free(whole);
+	return status;
+}
+
+static const struct option_def snapshot_options[] = {
+	{ "compress", NULL, "RAM by zstd: a smaller file that takes longer to restore",
+	  OPT_COMPRESS },
+	{ "stop", NULL, "end the VM there, so that its disks stay as the snapshot knows them",
+	  OPT_STOP },
+	{ "json", NULL, "say how long it stood still and how much RAM was written", OPT_JSON },
+	{ 0 },
+};
+
+const struct verb verb_snapshot = {
+	.name = "snapshot",
+	.arguments = "VM FILE|DIR [OPTIONS]",
+	.summary = "write a running VM into a file",
+	.about =
+		"The whole machine: processors, devices, memory, the command under way. Disks are\n"
+		"named, not copied. In a folder the file is called snapshot. A file that was "
+		"there\n"
+		"is replaced when the new one is complete.\n\n"
+		"Examples:\n\n"
+		"  insula run -d --name box\n"
+		"  insula snapshot box box.snap\n"
+		"  insula restore box.snap --name box2 -d\n",
+	.options = snapshot_options,
+	.run = snapshot_verb,
+};
