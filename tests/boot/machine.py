@@ -27,8 +27,12 @@ def expect(condition, message):
 alive = []
 
 
-def end_all():
-    """Nothing a test started outlives it."""
+def end_all(insula, folder):
+    """Nothing a test started outlives it, in the background neither."""
+    sockets = os.path.join(folder, "insula")
+    for name in os.listdir(sockets) if os.path.isdir(sockets) else []:
+        os.chmod(sockets, 0o700)
+        subprocess.run([insula, "kill", name.removesuffix(".sock")], stderr=subprocess.DEVNULL, timeout=60)
     for process in alive:
         if process.poll() is None:
             process.kill()
