@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,7 @@
 #include "mem/ram.h"
 #include "state/stream.h"
 #include "vm/snapshot.h"
+#include "engine/translate/translate.h"
 #include "vm/vm.h"
 
 #define STATUS_SIGNAL 128
@@ -267,6 +269,8 @@ static int build(struct run *run)
 		if (status >= 0)
 			return status;
 	}
+	translate_options.code_bytes = o->code_cache;
+	translate_options.heat = o->hot;
 	run->vm = vm_new(&vm, error);
 	if (!run->vm) {
 		fprintf(stderr, "insula: %s\n", error);
@@ -449,6 +453,25 @@ static void go_on(struct run *run)
 		return;
 }
 
+static void print_stats(const struct vm *vm)
+{
+	struct engine_stats s;
+
+	vm_engine_stats(vm, &s);
+	fprintf(stderr,
+		"insula: interpreted: %" PRIu64 " instructions decoded, %" PRIu64
+		" pieces of code killed by a change, %" PRIu64 " flushes\n"
+		"insula: translated:  %" PRIu64 " regions, %" PRIu64 " instructions, %" PRIu64
+		" links, %" PRIu64 " KiB hot and %" PRIu64 " KiB cold code\n"
+		"insula: returns to the dispatcher: %" PRIu64 " look-ups, %" PRIu64
+		" events, %" PRIu64 " slow instructions, %" PRIu64 " faults, %" PRIu64
+		" stale, %" PRIu64 " found hot\n"
+		"insula: TLB: %" PRIu64 " fills, %" PRIu64 " flushes\n",
+		s.decoded, s.killed, s.flushes, s.regions, s.translated, s.links,
+		s.hot_bytes >> 10, s.cold_bytes >> 10, s.exits_next, s.exits_events, s.exits_slow,
+		s.exits_fault, s.exits_stale, s.exits_hot, s.tlb_fills, s.tlb_flushes);
+}
+
 static int run_vm(struct run *run)
 {
 	char error[VM_ERROR_MAX];
@@ -488,6 +511,8 @@ static int run_vm(struct run *run)
 		chardev_fd_drain(run->err, -1);
 	}
 	chardev_hub_drain(run->hub);
+	if (run->options.stats)
+		print_stats(run->vm);
 	if (console_matters(run, &end))
 		chardev_tail_print(run->console, stderr, "insula: console: ");
 	return status_of_run(run, &end);

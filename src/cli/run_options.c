@@ -19,6 +19,9 @@ enum {
 	OPT_ENGINE,
 	OPT_CPU,
 	OPT_DEBUG_EXIT,
+	OPT_STATS,
+	OPT_CODE_CACHE,
+	OPT_HOT,
 	OPT_NO_REBOOT,
 	OPT_NAME,
 	OPT_DETACH,
@@ -46,6 +49,10 @@ const struct option_def run_option_defs[] = {
 	{ "cpu", "MODEL", "x86-64-v2, x86-64-v3 or host (default)", OPT_CPU },
 	{ "debug-exit", NULL,
 	  "add port 0xf4: writing V to it ends the run with\nstatus (V << 1) | 1", OPT_DEBUG_EXIT },
+	{ "code-cache", "SIZE", "translate: memory for translated code, per cpu (default 64M)",
+	  OPT_CODE_CACHE },
+	{ "hot", "N", "translate: executions before code is translated (default 40)", OPT_HOT },
+	{ "stats", NULL, "at the end, tell on stderr what the engine did", OPT_STATS },
 	{ "no-reboot", NULL, "end, with status 0, when the guest resets itself", OPT_NO_REBOOT },
 	{ "name", "NAME", "what insula ps calls it (default: the guest's name)", OPT_NAME },
 	{ "detach", NULL, "run in the background (-d) and print the VM's name", OPT_DETACH, 'd' },
@@ -213,6 +220,19 @@ static int set_option(struct run_options *run, const struct verb *verb, int id, 
 		return set_name(verb, "engine", value, engine_names, &run->engine_name);
 	case OPT_CPU:
 		return set_name(verb, "cpu", value, cpu_names, &run->cpu_model);
+	case OPT_STATS:
+		run->stats = true;
+		return -1;
+	case OPT_CODE_CACHE:
+		if (!size_parse(value, &run->code_cache) || run->code_cache < 1u << 20 ||
+		    run->code_cache > 256u << 20)
+			return usage_error(verb, "--code-cache %s: a size from 1M to 256M", value);
+		return -1;
+	case OPT_HOT:
+		if (!number_parse(value, 1000000, &number) || number == 0)
+			return usage_error(verb, "--hot %s: a number from 1 to 1000000", value);
+		run->hot = (unsigned)number;
+		return -1;
 	case OPT_DEBUG_EXIT:
 		run->debug_exit = true;
 		return -1;

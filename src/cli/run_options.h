@@ -30,6 +30,9 @@ struct run_options {
 	const struct engine *engine;
 	const char *cpu_model;
 	bool debug_exit;
+	bool stats;
+	uint64_t code_cache; /* bytes; 0: the engine's default */
+	unsigned hot;        /* executions; 0: the engine's default */
 	bool no_reboot;
 	const char *name; /* NULL: one is made up */
 	bool detach;

@@ -97,12 +97,13 @@ struct soft_mmu {
 	struct bloom code_pages;        /* global ones */
 	uint64_t large_code_first,
 		large_code_last; /* linear range of global large pages fetched from */
-	struct tlb_entry *empty; /* all invalid: every access takes the slow path (#AC checks) */
+	struct tlb_entry *empty; /* two tables, all invalid: every access takes the slow path (#AC checks) */
 	bool check_alignment;
 	bool watching;
 	uint64_t watched_dr[5]; /* DR0-3 and DR7 that `watch` reflects */
 	struct watch watch[4];
 	uint64_t watch_hits;
+	uint64_t fills, flushes;
 	struct locked {
 		struct piece piece[2];
 		unsigned count; /* pieces to store at the end; 0: the guest's bytes themselves */
@@ -111,6 +112,12 @@ struct soft_mmu {
 		uint8_t copy[16] __attribute__((aligned(16)));
 	} locked; /* between mmu_lock and mmu_unlock */
 };
+
+void mmu_counts(const struct vcpu *v, uint64_t *fills, uint64_t *flushes)
+{
+	*fills = v->soft.mmu->fills;
+	*flushes = v->soft.mmu->flushes;
+}
 
 struct page_listener *mmu_listener(struct vcpu *v)
 {
@@ -133,10 +140,11 @@ struct soft_mmu *mmu_new(struct page_listener *listener)
 	if (!mmu)
 		return NULL;
 	mmu->listener = listener;
-	mmu->empty = aligned_alloc(64, TLB_SIZE * sizeof(struct tlb_entry));
+	mmu->empty = aligned_alloc(64, 2 * TLB_SIZE * sizeof(struct tlb_entry));
 	if (!mmu->empty)
 		goto fail;
 	entries_invalidate(mmu->empty, TLB_SIZE);
+	entries_invalidate(mmu->empty + TLB_SIZE, TLB_SIZE);
 	for (n = 0; n < CONTEXTS; n++) {
 		struct context *c = &mmu->contexts[n];
 		unsigned view;
@@ -269,6 +277,14 @@ static uint64_t generation_for(struct vcpu *v, struct generations *g)
 	return slot->gen;
 }
 
+void mmu_use_gs(struct vcpu *v)
+{
+	__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0xae, 0xd8" /* wrgsbase rax */
+			 :
+			 : "a"(v->soft.tlb_read)
+			 : "memory");
+}
+
 /* Points soft at the tables and the code generations for the present mode. */
 static void select_tables(struct vcpu *v)
 {
@@ -279,7 +295,9 @@ static void select_tables(struct vcpu *v)
 	mmu->check_alignment =
 		v->arch.cpl == 3 && (v->arch.cr0 & CR0_AM) && (v->arch.rflags & FLAG_AC);
 	v->soft.tlb_read = mmu->check_alignment ? mmu->empty : t->read;
-	v->soft.tlb_write = mmu->check_alignment ? mmu->empty : t->write;
+	v->soft.tlb_write = mmu->check_alignment ? mmu->empty + TLB_SIZE : t->write;
+	if (v->soft.gs_tables)
+		mmu_use_gs(v);
 	t = &c->views[view_for(v, MMU_SYSTEM)];
 	v->soft.system_read = t->read;
 	v->soft.system_write = t->write;
@@ -407,6 +425,7 @@ void mmu_flush_nonglobal(struct vcpu *v)
 	if (!v->soft.mmu)
 		return;
 	context_flush(v->soft.mmu->current, true);
+	v->soft.mmu->flushes++;
 	select_tables(v);
 }
 
@@ -678,6 +697,7 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 	}
 	if (!write || page_grant_write(v->ram, mmu->listener, r.gpa >> PAGE_SHIFT)) {
 		c->filled[view] = true;
+		mmu->fills++;
 		e->tag = page;
 		e->addend = (uint64_t)(uintptr_t)host - page;
 		if (r.global)
@@ -692,7 +712,7 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 
 bool mmu_fill(struct vcpu *v, uint64_t la, unsigned access)
 {
-	unsigned size = access & 0xff;
+	unsigned size = access & 0xffff;
 	bool write = access & MMU_FILL_WRITE;
 	const struct tlb_entry *table = write ? v->soft.tlb_write : v->soft.tlb_read;
 	struct piece p;

@@ -108,12 +108,23 @@ void mmu_unlock(struct vcpu *v);
 struct page_listener *mmu_listener(struct vcpu *v);
 
 /*
- * Fills the TLB for an access of `access & 0xff` bytes at la at the current
+ * Fills the TLB for an access of `access & 0xffff` bytes at la at the current
  * privilege. False: it would fault, or is not for the fast path (devices, page
  * borders, pages with a reason against plain stores); v->fault is then void.
  */
-#define MMU_FILL_WRITE (1u << 8)
+#define MMU_FILL_WRITE (1u << 16)
 bool mmu_fill(struct vcpu *v, uint64_t la, unsigned access);
+
+/*
+ * From now on the host's GS base is v->soft.tlb_read, and tlb_write lies
+ * MMU_WRITE_TABLE behind it, whatever the mode. At the start of every run on a
+ * thread; only if the host allows WRGSBASE.
+ */
+#define MMU_WRITE_TABLE (TLB_SIZE * sizeof(struct tlb_entry))
+void mmu_use_gs(struct vcpu *v);
+
+/* Counts of page walks that filled the TLB, and of flushes of a context. */
+void mmu_counts(const struct vcpu *v, uint64_t *fills, uint64_t *flushes);
 
 /* Soft state for a software engine: allocated by its vcpu_open. */
 struct page_listener;

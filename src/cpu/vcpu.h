@@ -272,11 +272,14 @@ struct soft {
 	uint64_t host_sp;     /* the thread's stack while RSP is the vcpu */
 	uint64_t resume;      /* where a stub goes back to */
 	uint64_t target;      /* of an indirect branch */
+	uint64_t leave_known; /* address of the stub for jumps to untranslated code */
 	uint64_t callout;     /* record for the interpreter's handler */
 	uint64_t kept[9];     /* registers across the filling of a TLB entry */
-	uint32_t exit_offset; /* in the page: where translated code was left */
-	uint32_t access;      /* of a TLB miss at la: size | write << 8 */
+	uint64_t group[4];    /* addends of the running block's groups of accesses */
+	int32_t exit_offset;  /* from the page: where translated code was left */
+	uint32_t access;      /* of a TLB miss at la: size, MMU_FILL_WRITE */
 	uint32_t link_exit;   /* 0, or the number of the exit that could be linked */
+	bool gs_tables;       /* GS base is tlb_read: see mmu_use_gs() */
 	bool killed;          /* some translation died since translated code was entered */
 	struct trace *hot;    /* a trace that was executed often enough to be translated */
 	uint8_t bounce[64] __attribute__((aligned(64))); /* vector operand on a slow path */

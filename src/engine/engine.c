@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <string.h>
 
-static const struct engine *const engines[] = { &engine_interpret, &engine_translate };
+static const struct engine *const engines[] = { &engine_translate, &engine_interpret };
 
 const struct engine *engine_find(const char *name)
 {

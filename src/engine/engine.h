@@ -23,6 +23,18 @@ enum vcpu_exit {
 
 #define RUN_UNLIMITED UINT64_MAX
 
+/* What a vcpu did since it was opened. Counts; bytes where the name says so. */
+struct engine_stats {
+	uint64_t decoded; /* instructions, by the interpreter */
+	uint64_t killed;  /* traces and regions whose code changed */
+	uint64_t flushes; /* of all of them */
+	/* Returns to the dispatcher, by cause. */
+	uint64_t exits_next, exits_fault, exits_stale, exits_events, exits_slow, exits_hot;
+	uint64_t tlb_fills, tlb_flushes;
+	/* The translator's. */
+	uint64_t regions, translated, links, hot_bytes, cold_bytes;
+};
+
 struct engine {
 	const char *name;
 	/* 0 or -errno; *error gets one sentence. Allocates v->engine_priv. */
@@ -32,6 +44,8 @@ struct engine {
 	enum vcpu_exit (*run)(struct vcpu *v, uint64_t max_insns);
 	void (*leave)(struct vcpu *v);
 	void (*kick)(struct vcpu *v);
+	/* The vcpu's thread, or any once it has ended. NULL: nothing is counted. */
+	void (*stats)(struct vcpu *v, struct engine_stats *stats);
 };
 
 extern const struct engine engine_interpret;

@@ -130,6 +130,8 @@ static void *vcpu_thread_main(void *arg)
 		while (obey(t, run(v)))
 			continue;
 	}
+	if (v->engine->stats)
+		v->engine->stats(v, &t->stats);
 	v->engine->vcpu_close(v);
 	altstack_remove(altstack);
 	return NULL;

@@ -501,3 +501,15 @@ const char *vm_boot_protocol(const struct vm *vm)
 {
 	return vm->entry.protocol;
 }
+
+void vm_engine_stats(const struct vm *vm, struct engine_stats *stats)
+{
+	*stats = (struct engine_stats){ 0 };
+	for (unsigned i = 0; i < vm->vcpu_count; i++) {
+		const uint64_t *from = (const uint64_t *)&vm->threads[i].stats;
+		uint64_t *to = (uint64_t *)stats;
+
+		for (size_t n = 0; n < sizeof(*stats) / sizeof(*to); n++)
+			to[n] += from[n];
+	}
+}

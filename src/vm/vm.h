@@ -41,6 +41,8 @@ struct vm_options {
 #define VM_ERROR_MAX  512
 #define VM_DETAIL_MAX 256
 
+struct engine_stats;
+
 struct vm_end {
 	enum stop_reason reason;
 	uint32_t code;              /* STOP_DEBUG_EXIT: the value written */
@@ -89,6 +91,8 @@ bool vm_is_held(const struct vm *vm);
 unsigned vm_reset_count(const struct vm *vm);
 
 struct board *vm_board(struct vm *vm);
+/* What the engine counted, all vcpus together. After vm_wait(). */
+void vm_engine_stats(const struct vm *vm, struct engine_stats *stats);
 struct vcpu *vm_vcpu(struct vm *vm, unsigned index);
 unsigned vm_vcpu_count(const struct vm *vm);
 /* Which boot protocol the kernel was loaded by; static text. */

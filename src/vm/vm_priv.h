@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "cpu/vcpu.h"
+#include "engine/engine.h"
 #include "vm/vm.h"
 
 /* What the barrier wants of every vcpu thread. */
@@ -28,6 +29,7 @@ struct vcpu_thread {
 	enum vcpu_thread_state state; /* guarded by vm->lock */
 	const char *error;            /* static text; written before state becomes FAILED */
 	int error_number;
+	struct engine_stats stats; /* written by the thread before it ends */
 };
 
 struct vm {

@@ -130,8 +130,12 @@ def qemu_command(name, qemu, image):
             image]
 
 
-def insula_command(name, insula, image):
-    return [insula, "run", "--kernel", image, "--mem", "64M", "--debug-exit", "--no-reboot",
+# Each guest runs on the interpreter, and on the translator with every instruction translated when first met.
+ENGINES = {"insula": ["--engine", "interpret"], "translate": ["--engine", "translate", "--hot", "1"]}
+
+
+def insula_command(name, insula, image, engine):
+    return [insula, "run", *ENGINES[engine], "--kernel", image, "--mem", "64M", "--debug-exit", "--no-reboot",
             "--cpus", str(CPUS.get(name, 1))]
 
 
@@ -193,7 +197,7 @@ def run_bochs(name, bochs, image, out):
 def judge(name, engine, result, verbose):
     """Returns the number of lines that count against the engine."""
     status, out, err = result
-    want = ENDS.get(name, {}).get(engine, 1)
+    want = ENDS.get(name, {}).get("insula" if engine in ENGINES else engine, 1)
     lines = [l.rstrip("\r") for l in out.split("\n")]
     bad = [l for l in lines if l.startswith("FAIL")]
     reasons = {"qemu": QEMU_DEVIATES, "bochs": BOCHS_DEVIATES}.get(engine, {}).get(name, [])
@@ -243,7 +247,9 @@ def main():
     for name in args.names or sorted(WIDTHS):
         image = build(name, args.out)
         if insula:
-            failures += judge(name, "insula", run(insula_command(name, insula, image), LONG.get(name, TIMEOUT)), args.verbose)
+            for engine in ENGINES:
+                result = run(insula_command(name, insula, image, engine), LONG.get(name, TIMEOUT))
+                failures += judge(name, engine, result, args.verbose)
         if qemu:
             stops = any(reason.startswith(STOPS) for reason, _ in QEMU_DEVIATES.get(name, []))
             result = run(qemu_command(name, qemu, image), 3 if stops else LONG.get(name, TIMEOUT))

@@ -20,13 +20,13 @@
 #define REACH (1920ull << 20)
 
 /* A place below the text, where neither heap nor libraries grow. */
-static const uint8_t *map_near(int fd, size_t bytes)
+static void *map_near(int fd, size_t bytes, int protection, int flags)
 {
 	uintptr_t text = (uintptr_t)&code_memory_open & ~(uintptr_t)(STEP - 1), down;
 
 	for (down = (bytes + STEP) & ~(STEP - 1); down < REACH && down < text; down += STEP) {
-		void *p = mmap((void *)(text - down), bytes, PROT_READ | PROT_EXEC,
-			       MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
+		void *p = mmap((void *)(text - down), bytes, protection,
+			       flags | MAP_FIXED_NOREPLACE, fd, 0);
 
 		if (p != MAP_FAILED && (uintptr_t)p == text - down)
 			return p;
@@ -55,7 +55,7 @@ int code_memory_open(struct code_memory *m, size_t bytes, const char **error)
 	m->rw = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (m->rw == MAP_FAILED)
 		m->rw = NULL;
-	m->rx = map_near(fd, bytes);
+	m->rx = map_near(fd, bytes, PROT_READ | PROT_EXEC, MAP_SHARED);
 	full = !m->rx && errno == EEXIST;
 	close(fd);
 	if (m->rw && m->rx)
@@ -82,6 +82,12 @@ void code_memory_settle(struct code_memory *m, size_t from, size_t to)
 	to &= ~(SETTLE - 1);
 	if (from < to)
 		madvise(m->rw + from, to - from, MADV_DONTNEED);
+}
+
+void *code_memory_data(size_t bytes)
+{
+	return map_near(-1, bytes, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
 }
 
 void code_memory_close(struct code_memory *m)

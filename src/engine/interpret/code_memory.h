@@ -16,6 +16,11 @@ struct code_memory {
 
 /* 0, or -errno with one sentence in *error. Set-up only: uses libc. */
 int code_memory_open(struct code_memory *memory, size_t bytes, const char **error);
+/*
+ * Zeroed memory for data that code in `memory` addresses relative to itself;
+ * NULL: none. The caller unmaps it.
+ */
+void *code_memory_data(size_t bytes);
 void code_memory_close(struct code_memory *memory);
 /*
  * Bytes [from, to) are written: gives back what of the writable mapping lies

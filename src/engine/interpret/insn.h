@@ -61,6 +61,7 @@ enum trace_exit {
 	TRACE_EVENTS, /* mode or interrupt state may have changed: look at everything */
 	TRACE_SLOW,   /* translated code: the instruction at rip is for the interpreter */
 	TRACE_HOT,    /* soft.hot is to be translated */
+	TRACE_EXITS,
 };
 
 /* Code that returns from insn_run. */
@@ -74,7 +75,9 @@ const void *insn_stale(struct vcpu *v, const struct insn *i);
 
 /* Cache of linear code addresses: valid while soft.code_gen or global_gen is what it was when
  * filled. */
-#define JUMP_BITS 13
+#define JUMP_BITS 14
+#define JUMP_FOLD 10 /* functions start at multiples of 16: higher bits must tell them apart */
+#define JUMP_SIZE (1u << JUMP_BITS)
 struct jump_entry {
 	uint64_t rip;
 	uint64_t gen;
@@ -84,7 +87,7 @@ struct jump_entry {
 _Static_assert(sizeof(struct jump_entry) == 32, "translated code shifts by five");
 static inline struct jump_entry *jump_slot(struct vcpu *v, uint64_t rip)
 {
-	return &v->soft.jumps[rip & ((1u << JUMP_BITS) - 1)];
+	return &v->soft.jumps[(rip ^ rip >> JUMP_FOLD) & (JUMP_SIZE - 1)];
 }
 static inline bool jump_valid(const struct vcpu *v, const struct jump_entry *e)
 {

@@ -17,18 +17,21 @@
 #include "engine/interpret/decode.h"
 #include "engine/interpret/ops.h"
 #include "engine/interpret/sysop.h"
+#include "engine/interpret/tier.h"
 #include "engine/interpret/vector.h"
-#include "engine/translate/translate.h"
 #include <errno.h>
 #include <stdlib.h>
 
-#define POOL_BYTES (11u << 19)
+#define POOL_BYTES      (11u << 19)
+#define POOL_TIER_BYTES (32u << 20) /* regions, and traces waiting to be hot */
 
 struct interpret {
 	struct trace_cache cache;
 	struct decoder decoder;
 	struct native_code *native;
-	struct translator *translator; /* of the translate engine, else NULL */
+	const struct tier_ops *ops; /* of the tier above, or NULL */
+	struct tier *tier;
+	uint64_t exits[TRACE_EXITS];
 	struct trace *step;            /* scratch for code that cannot be cached */
 	bool window; /* an interrupt waits for IF: look at events after every instruction that may
 			raise it */
@@ -113,8 +116,8 @@ static void flush(struct interpret *in)
 {
 	trace_cache_flush(&in->cache);
 	native_code_reset(in->native);
-	if (in->translator)
-		translator_flush(in->translator);
+	if (in->tier)
+		in->ops->flush(in->tier);
 }
 
 static uint64_t linear_rip(const struct vcpu *v)
@@ -176,6 +179,9 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 			status = decode_trace(&in->decoder, t, v->arch.rip, bytes, avail + 15, 1);
 			if (status == DECODE_CROSSES)
 				status = DECODE_OK; /* cannot be: more than 15 bytes were offered */
+			if (most != 1) /* goes on by the jump cache */
+				t->insns[t->count].handler =
+					end_handler(false, v->soft.mode & MODE_CODE64);
 		}
 		if (status == DECODE_OK && !trace_emit(&in->cache, t, in->decoder.hints))
 			status = DECODE_FULL;
@@ -374,10 +380,10 @@ static bool attend(struct vcpu *v, struct interpret *in, enum vcpu_exit *why)
 static const void *code_of(const struct interpret *in, const struct trace *t, const void **fast)
 {
 	if (t->region) {
-		*fast = region_entry(t->region);
-		return region_enter(t->region);
+		*fast = in->ops->entry(t->region);
+		return in->ops->enter(t->region);
 	}
-	*fast = in->translator ? translator_leave(in->translator) : NULL;
+	*fast = in->tier ? in->ops->leave(in->tier) : NULL;
 	return trace_code(&in->cache, t);
 }
 
@@ -394,18 +400,18 @@ static void promote(struct vcpu *v, struct interpret *in)
 	    gpa != t->gpa || t->mode != v->soft.mode)
 		return;
 	vcpu_fp_park(v);
-	switch (translator_translate(in->translator, gpa, v->arch.rip, host)) {
-	case TRANSLATE_DONE: {
-		struct trace *r;
-
-		trace_promote(&in->cache, t, NULL);
-		r = trace_find(&in->cache, gpa, v->soft.mode);
-		trace_code_redirect(&in->cache, t, region_enter(r->region));
+	switch (in->ops->translate(in->tier, gpa, v->arch.rip, host)) {
+	case TIER_DONE:
+		/* Whoever jumps to the trace by another address learns of it as of a change of code. */
+		trace_retire(&in->cache, t);
+		*jump_slot(v, v->arch.rip) = (struct jump_entry){ 0 };
 		break;
-	}
-	case TRANSLATE_NEVER:
+	case TIER_NEVER:
 		break;
-	case TRANSLATE_FULL:
+	case TIER_LATER:
+		t->heat = in->cache.heat;
+		break;
+	case TIER_FULL:
 		flush(in);
 		break;
 	}
@@ -425,12 +431,14 @@ static void execute_slow(struct vcpu *v, struct interpret *in)
 	trace_run(v, trace_code(&in->cache, t));
 }
 
-static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
+enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 {
 	struct interpret *in = v->engine_priv;
 	enum vcpu_exit why;
 	bool look = true;
 
+	if (v->soft.gs_tables)
+		mmu_use_gs(v);
 	for (;;) {
 		const void *first, *code, *fast;
 		const struct insn *from;
@@ -476,7 +484,7 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		}
 		code = code_of(in, t, &fast);
 		if (exit && t->region && flushes == in->cache.flushes)
-			translator_link(in->translator, exit, t->region);
+			in->ops->link(in->tier, exit, t->region);
 		if (!t->dead) {
 			bool global = v->soft.fetch_global && t->gpa2 == ~0ull;
 
@@ -493,6 +501,7 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		v->arch.rflags &= ~(uint64_t)FLAG_RF;
 		vcpu_fp_load(v);
 		trace_run(v, first);
+		in->exits[v->soft.exit]++;
 		if (v->soft.exit == TRACE_SLOW)
 			execute_slow(v, in);
 		switch (v->soft.exit) {
@@ -512,15 +521,14 @@ static enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 	}
 }
 
-static int engine_open(struct vcpu *v, const struct translate_options *translate,
-		       const char **error)
+int interpret_open(struct vcpu *v, const struct tier_ops *ops, const char **error)
 {
 	struct interpret *in = calloc(1, sizeof(*in));
 
 	*error = "out of memory for the interpreter";
 	if (!in)
 		return -ENOMEM;
-	if (trace_cache_open(&in->cache, v, POOL_BYTES, error))
+	if (trace_cache_open(&in->cache, v, ops ? POOL_TIER_BYTES : POOL_BYTES, error))
 		goto fail_free;
 	in->native = native_code_new(error);
 	if (!in->native)
@@ -531,15 +539,16 @@ static int engine_open(struct vcpu *v, const struct translate_options *translate
 	    native_code_cover(in->native, in->cache.code.rx, in->cache.code.bytes))
 		goto fail_all;
 	decoder_init(&in->decoder, v, &in->cache, in->native);
-	if (translate && translator_open(&in->translator, v, &in->decoder, translate, error))
-		goto fail_translator;
+	in->ops = ops;
+	if (ops && !(in->tier = ops->open(v, &in->decoder, error)))
+		goto fail_tier;
 	v->soft.jumps = in->cache.jumps;
 	v->engine_priv = in;
 	return 0;
 
 fail_all:
 	*error = "out of memory for the interpreter";
-fail_translator:
+fail_tier:
 	free(in->step);
 	mmu_free(v->soft.mmu);
 	v->soft.mmu = NULL;
@@ -551,26 +560,15 @@ fail_free:
 	return -ENOMEM;
 }
 
-static int interpret_open(struct vcpu *v, const char **error)
-{
-	return engine_open(v, NULL, error);
-}
-
-struct translate_options translate_options;
-
-static int translate_open(struct vcpu *v, const char **error)
-{
-	return engine_open(v, &translate_options, error);
-}
-
-static void interpret_close(struct vcpu *v)
+void interpret_close(struct vcpu *v)
 {
 	struct interpret *in = v->engine_priv;
 
 	if (!in)
 		return;
 	trace_cache_close(&in->cache);
-	translator_close(in->translator);
+	if (in->tier)
+		in->ops->close(in->tier);
 	native_code_free(in->native);
 	mmu_free(v->soft.mmu);
 	free(in->step);
@@ -580,7 +578,7 @@ static void interpret_close(struct vcpu *v)
 	v->soft.jumps = NULL;
 }
 
-static void interpret_enter(struct vcpu *v)
+void interpret_enter(struct vcpu *v)
 {
 	v->arch.zero = 0;
 	vcpu_tsc_sync(v);
@@ -590,7 +588,7 @@ static void interpret_enter(struct vcpu *v)
 	vcpu_mode_changed(v);
 }
 
-static void interpret_leave(struct vcpu *v)
+void interpret_leave(struct vcpu *v)
 {
 	struct interpret *in = v->engine_priv;
 
@@ -603,27 +601,41 @@ static void interpret_leave(struct vcpu *v)
 }
 
 /* A running vcpu sees its request at the next branch; nothing more is needed. */
-static void interpret_kick(struct vcpu *v)
+void interpret_kick(struct vcpu *v)
 {
 	(void)v;
 }
 
+void interpret_stats(struct vcpu *v, struct engine_stats *stats)
+{
+	const struct interpret *in = v->engine_priv;
+
+	*stats = (struct engine_stats){ .decoded = in->cache.decoded,
+					.killed = in->cache.killed,
+					.flushes = in->cache.flushes,
+					.exits_next = in->exits[TRACE_NEXT] + in->exits[TRACE_LINK],
+					.exits_fault = in->exits[TRACE_FAULT],
+					.exits_stale = in->exits[TRACE_STALE],
+					.exits_events = in->exits[TRACE_EVENTS],
+					.exits_slow = in->exits[TRACE_SLOW],
+					.exits_hot = in->exits[TRACE_HOT] };
+	mmu_counts(v, &stats->tlb_fills, &stats->tlb_flushes);
+	if (in->tier)
+		in->ops->stats(in->tier, stats);
+}
+
+static int open_alone(struct vcpu *v, const char **error)
+{
+	return interpret_open(v, NULL, error);
+}
+
 const struct engine engine_interpret = {
 	.name = "interpret",
-	.vcpu_open = interpret_open,
+	.vcpu_open = open_alone,
 	.vcpu_close = interpret_close,
 	.enter = interpret_enter,
 	.run = interpret_run,
 	.leave = interpret_leave,
 	.kick = interpret_kick,
-};
-
-const struct engine engine_translate = {
-	.name = "translate",
-	.vcpu_open = translate_open,
-	.vcpu_close = interpret_close,
-	.enter = interpret_enter,
-	.run = interpret_run,
-	.leave = interpret_leave,
-	.kick = interpret_kick,
+	.stats = interpret_stats,
 };

@@ -8,7 +8,6 @@
 #include "base/bytes.h"
 #include "cpu/fpstate.h"
 #include "engine/interpret/code_memory.h"
-#include "engine/translate/translate.h"
 #include <signal.h>
 #include <stdlib.h>
 #include <ucontext.h>
@@ -41,6 +40,12 @@ struct range {
 static _Atomic(struct range *) ranges;
 static _Atomic int handler_installed;
 static struct sigaction previous_action;
+static _Atomic(native_trap *) on_trap;
+
+void native_code_on_trap(native_trap *trap)
+{
+	atomic_store(&on_trap, trap);
+}
 
 static bool in_ranges(uintptr_t pc)
 {
@@ -62,6 +67,7 @@ static void fp_signal(int sig, siginfo_t *info, void *context)
 	ucontext_t *uc = context;
 	greg_t *regs = uc->uc_mcontext.gregs;
 	const void *go_on;
+	native_trap *trap;
 
 	if (in_ranges((uintptr_t)regs[REG_RIP])) {
 		/* RDI and RSI still hold the vcpu and the record, RSP what it was at the record's
@@ -71,7 +77,8 @@ static void fp_signal(int sig, siginfo_t *info, void *context)
 		regs[REG_EFL] &= ~(greg_t)(1 << 10);
 		return;
 	}
-	if ((go_on = translator_trap((uintptr_t)regs[REG_RIP], regs)) != NULL) {
+	trap = atomic_load(&on_trap);
+	if (trap && (go_on = trap((uintptr_t)regs[REG_RIP], regs)) != NULL) {
 		regs[REG_RIP] = (greg_t)(uintptr_t)go_on;
 		regs[REG_EFL] &= ~(greg_t)(1 << 10);
 		return;

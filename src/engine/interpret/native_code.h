@@ -29,6 +29,14 @@ native_move *native_vector_put(const struct native_code *code, unsigned n);
 native_move *native_mmx_get(const struct native_code *code, unsigned n);
 
 /*
+ * For SIGFPE elsewhere: `trap` answers where to go on, or NULL if the pc is
+ * none of its own. gregs: the ucontext's registers, RDX.. as <ucontext.h> names
+ * them. For the process.
+ */
+typedef const void *native_trap(uintptr_t pc, long long *gregs);
+void native_code_on_trap(native_trap *trap);
+
+/*
  * SIGFPE inside any thunk of this process continues at tail(v, i, trapno) with
  * the stack as the thunk had it; anywhere else it takes its old course.
  * Installed once per process, with the first native_code_new.

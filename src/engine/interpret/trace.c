@@ -11,8 +11,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define CODE_BYTES   (5u << 20) /* the pool's records need about this much code */
-#define SETTLE_TURNS 200        /* some ten microseconds */
+#define SETTLE_TURNS 200 /* some ten microseconds */
 
 const void *insn_stale(struct vcpu *v, const struct insn *i)
 {
@@ -83,12 +82,10 @@ static void trace_kill(struct trace_cache *c, struct trace *t)
 	c->killed++;
 }
 
-void trace_promote(struct trace_cache *c, struct trace *t, const void *target)
+void trace_retire(struct trace_cache *c, struct trace *t)
 {
-	if (t->dead)
-		return;
 	t->dead = true;
-	trace_code_redirect(c, t, target);
+	trace_code_kill(c, t);
 	hash_remove(c, t);
 }
 
@@ -265,7 +262,7 @@ void trace_cache_flush(struct trace_cache *c)
 int trace_cache_open(struct trace_cache *c, struct vcpu *v, size_t pool_bytes, const char **error)
 {
 	*error = "out of memory for the trace cache";
-	if (code_memory_open(&c->code, CODE_BYTES, error))
+	if (code_memory_open(&c->code, pool_bytes - pool_bytes / 11, error))
 		return -ENOMEM;
 	c->listener.code_changed = on_code_changed;
 	c->listener.revoke_write = on_revoke_write;
@@ -428,16 +425,24 @@ enum trace_commit trace_commit(struct trace_cache *c, struct trace *t, const uin
 	return TRACE_KEPT;
 }
 
-bool trace_add_region(struct trace_cache *c, struct trace *t, uint64_t covered)
+enum trace_commit trace_add_region(struct trace_cache *c, struct trace *t, uint64_t covered,
+				   const uint8_t *translated, const uint8_t *page)
 {
-	unsigned slot = trace_slot(t->gpa, t->mode);
+	unsigned slot = trace_slot(t->gpa, t->mode), n;
 
 	t->dead = false;
 	t->gpa2 = ~0ull;
 	t->page_next[0] = t->page_next[1] = NULL;
+	if (!page_enter(c, t->gpa >> PAGE_SHIFT))
+		return TRACE_CHANGED;
+	if (!pages_watch(c, t, covered, 0))
+		return TRACE_UNSETTLED;
+	for (n = 0; n < 64; n++)
+		if ((covered >> n & 1) && !bytes_equal(translated + 64 * n, page + 64 * n, 64))
+			return TRACE_CHANGED;
 	if (!page_register(c, t, t->gpa >> PAGE_SHIFT, covered))
-		return false;
+		return TRACE_CHANGED;
 	t->hash_next = c->hash[slot];
 	c->hash[slot] = t;
-	return true;
+	return TRACE_KEPT;
 }

@@ -125,16 +125,13 @@ static inline const void *trace_code(const struct trace_cache *cache, const stru
 	return cache->code.rx + trace->code;
 }
 
-/* The trace was translated: whoever comes to its code goes to `target`; nobody finds it any more.
- */
-void trace_promote(struct trace_cache *cache, struct trace *trace, const void *target);
+/* The trace was translated: nobody finds it any more, and who comes to it is told to look again. */
+void trace_retire(struct trace_cache *cache, struct trace *trace);
 
 /* Writes the code of a trace whose records and count are filled. False: code memory is full. */
 bool trace_emit(struct trace_cache *cache, struct trace *trace, const struct trace_hint *hints);
 /* From now on every record of the trace leaves through insn_stale. */
 void trace_code_kill(struct trace_cache *cache, const struct trace *trace);
-/* From now on whoever enters the trace goes to target instead. */
-void trace_code_redirect(struct trace_cache *cache, const struct trace *trace, const void *target);
 
 int trace_cache_open(struct trace_cache *cache, struct vcpu *v, size_t pool_bytes,
 		     const char **error);
@@ -145,8 +142,20 @@ void trace_cache_flush(struct trace_cache *cache);
  */
 bool trace_cache_hear(struct trace_cache *cache);
 
-/* Makes a region findable and its bytes watched. False: no room. */
-bool trace_add_region(struct trace_cache *cache, struct trace *head, uint64_t granules);
+/* What became of code that was to be kept. */
+enum trace_commit {
+	TRACE_KEPT,
+	TRACE_CHANGED,   /* the guest's bytes are no longer those that were decoded: decode again */
+	TRACE_UNSETTLED, /* another vcpu may store there unheard: see page_add_code() */
+};
+
+/*
+ * Makes a region findable and its granules watched, provided that they still
+ * hold what was translated: `translated` and `page` are the whole page, then
+ * and now. head->region_first and _last: its first and last byte in the page.
+ */
+enum trace_commit trace_add_region(struct trace_cache *cache, struct trace *head, uint64_t granules,
+				   const uint8_t *translated, const uint8_t *page);
 
 struct trace *trace_find(struct trace_cache *cache, gpa_t gpa, uint32_t mode);
 /* Room for a trace of TRACE_MAX_INSNS at the bottom, not yet claimed; NULL when the pool must be
@@ -158,11 +167,6 @@ void *trace_pool_take(struct trace_cache *cache, size_t bytes);
  * Claims the begun and emitted trace and makes it findable, and its bytes
  * watched. host, host2: the guest's bytes, in the trace's one or two pages.
  */
-enum trace_commit {
-	TRACE_KEPT,
-	TRACE_CHANGED,   /* the guest's bytes are no longer those that were decoded: decode again */
-	TRACE_UNSETTLED, /* another vcpu may store there unheard: see page_add_code() */
-};
 enum trace_commit trace_commit(struct trace_cache *cache, struct trace *trace,
 			       const uint8_t *decoded, const uint8_t *host, const uint8_t *host2);
 

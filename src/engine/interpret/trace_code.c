@@ -313,9 +313,3 @@ void trace_code_kill(struct trace_cache *c, const struct trace *t)
 		if (returns[n])
 			put_stale(c, t->code + returns[n], n + 1);
 }
-
-void trace_code_redirect(struct trace_cache *c, const struct trace *t, const void *target)
-{
-	c->code.rw[t->code] = 0xe9; /* jmp */
-	put_rel32(c, t->code + 1, target);
-}

@@ -38,6 +38,22 @@ bool vector_decode(struct vcpu *v, struct native_code *code, const ZydisDecodedI
 		   const ZydisDecodedOperand *operands, const uint8_t *bytes, bool fast64,
 		   struct insn *out, bool *space);
 
+/* insn.aux of a record with a memory operand. */
+#define VECTOR_SIZE       0x7fu   /* bytes of the operand */
+#define VECTOR_ALIGNED    0x80u   /* misaligned: #GP(0) */
+#define VECTOR_X87        0x100u  /* sets the x87 data pointer */
+#define VECTOR_X87_STORE  0x200u  /* an unmasked exception may have withheld the store */
+#define VECTOR_STORE      0x400u  /* else a load */
+#define VECTOR_LATE_STORE 0x800u  /* a faulting store leaves MXCSR's flags set */
+#define VECTOR_UNALIGNED  0x2000u /* no alignment check even with AC set */
+#define VECTOR_WAITS      0x1000u /* a pending x87 exception comes before the operand's faults */
+
+/* The handler that finds the memory operand of aux and runs the thunk in i->code. */
+insn_handler *vector_memory_handler(unsigned aux, bool fast64);
+
+/* Control instructions leave the x87's instruction and data pointers alone. */
+bool x87_control(ZydisMnemonic mnemonic);
+
 /* True if the model and CR0/CR4/XCR0 in the mode word allow this instruction (ISA extension by
  * extension). */
 bool vector_allowed(const struct vcpu *v, const ZydisDecodedInstruction *insn,

@@ -9,16 +9,6 @@
 #include "engine/interpret/native_code.h"
 #include "engine/interpret/vector.h"
 
-/* insn.aux of a record with a memory operand. */
-#define VECTOR_SIZE       0x7fu   /* bytes of the operand */
-#define VECTOR_ALIGNED    0x80u   /* misaligned: #GP(0) */
-#define VECTOR_X87        0x100u  /* sets the x87 data pointer */
-#define VECTOR_X87_STORE  0x200u  /* an unmasked exception may have withheld the store */
-#define VECTOR_STORE      0x400u  /* else a load */
-#define VECTOR_LATE_STORE 0x800u  /* a faulting store leaves MXCSR's flags set */
-#define VECTOR_UNALIGNED  0x2000u /* no alignment check even with AC set */
-#define VECTOR_WAITS      0x1000u /* a pending x87 exception comes before the operand's faults */
-
 /* A thunk of a record with a memory operand: p is its host address, or soft.bounce. */
 typedef const void *native_thunk(struct vcpu *v, const struct insn *i, void *p);
 
@@ -41,8 +31,6 @@ struct vector_thunk {
 /* Writes the thunk of the form; false if some operand has no place in one (it needs C). */
 bool vector_encode(const struct vector_form *form, struct vector_thunk *thunk);
 
-/* The handler that finds the memory operand of aux and runs the thunk in i->code. */
-insn_handler *vector_memory_handler(unsigned aux, bool fast64);
 /* Where a thunk that stored into soft.bounce goes on. */
 insn_handler vector_store_finish;
 
@@ -57,9 +45,6 @@ insn_handler *vector_special(struct vcpu *v, struct native_code *code,
  * the checks of the mode: for operands that one struct insn does not describe.
  */
 int vector_linear(struct vcpu *v, unsigned seg, uint64_t ea, unsigned size, bool write);
-
-/* Control instructions leave the x87's instruction and data pointers alone. */
-bool x87_control(ZydisMnemonic mnemonic);
 
 static inline bool alignment_checked(const struct vcpu *v)
 {

@@ -82,6 +82,8 @@ static inline void put64(struct code *c, uint64_t x)
 	put32(c, (uint32_t)(x >> 32));
 }
 
+#define RIP_RELATIVE 16 /* as a base: relative to the end of an instruction without immediate */
+
 static inline void put_modrm(struct code *c, int reg, struct operand rm)
 {
 	unsigned r = (unsigned)(reg & 7) << 3;
@@ -89,6 +91,11 @@ static inline void put_modrm(struct code *c, int reg, struct operand rm)
 
 	if (!rm.memory) {
 		put8(c, 0xc0 | r | (rm.reg & 7));
+		return;
+	}
+	if (rm.base == RIP_RELATIVE) {
+		put8(c, r | 5);
+		put32(c, (uint32_t)rm.disp);
 		return;
 	}
 	if (rm.base == NONE) {
@@ -121,7 +128,7 @@ static inline void put_insn(struct code *c, struct opcode op, int reg, struct op
 
 	if (rm.memory) {
 		x = rm.index != NONE ? rm.index >> 3 & 1 : 0;
-		b = rm.base != NONE ? rm.base >> 3 & 1 : 0;
+		b = rm.base != NONE && rm.base != RIP_RELATIVE ? rm.base >> 3 & 1 : 0;
 	} else {
 		b = rm.reg >> 3 & 1;
 	}
@@ -151,6 +158,13 @@ static inline void put_insn(struct code *c, struct opcode op, int reg, struct op
 	}
 	put8(c, op.byte);
 	put_modrm(c, reg, rm);
+}
+
+/* Data near the code. before: bytes from here to the displacement. */
+static inline struct operand near_operand(const struct code *c, const void *data, unsigned before)
+{
+	return mem_operand(RIP_RELATIVE,
+			   (int32_t)((intptr_t)data - (intptr_t)(code_rx(c) + before + 4)));
 }
 
 #define OP(b)      ((struct opcode){ .byte = (b) })

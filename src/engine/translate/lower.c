@@ -21,7 +21,10 @@ enum flags_place { FLAGS_HOST = 1, FLAGS_SAVED = 2, FLAGS_BOTH = 3 };
 enum cold_kind {
 	COLD_FILL,  /* a TLB miss: fill, try again, else leave slowly */
 	COLD_LEAVE, /* to stub `target` with exit_offset */
-	COLD_EDGE,  /* a branch to another block or out of the region */
+	COLD_EDGE,  /* a branch out of the region */
+	COLD_LINK,  /* the end of an exit that is not linked yet */
+	COLD_CELL,  /* a direct branch to another page whose cell does not know the way */
+	COLD_MISS,  /* an indirect branch whose target is not in the jump cache, or that has to wait */
 };
 
 struct cold {
@@ -33,12 +36,31 @@ struct cold {
 	bool store;
 	int8_t s0, s1;
 	enum leave_why why;
-	int16_t block; /* EDGE: -1: outside */
+	bool checked, elsewhere;
+	struct cell *cell;
+	int32_t release;
+	uint8_t *third;
+	int16_t twin; /* FILL: the block whose twin to go on in if that fails, or -1 */
 	int32_t target;
 	uint8_t flags;
 };
 
-#define COLD_MOST (PLAN_INSNS * 3 + 2 * PLAN_BLOCKS)
+#define COLD_MOST (PLAN_INSNS * 5 + 8 * PLAN_BLOCKS)
+
+/*
+ * Accesses of a block through one base register at known distances from its
+ * value at the block's start: looked up once, at the start, for the range they
+ * span. If that is not in one page of the TLB the block's twin runs, in which
+ * every access is looked up by itself.
+ */
+#define GROUPS     4
+#define GROUP_SPAN 1024
+struct group {
+	int base;
+	int32_t low, high;
+	bool store;
+	unsigned count;
+};
 
 struct gen {
 	struct translator *t;
@@ -51,6 +73,7 @@ struct gen {
 	unsigned resident, dirty;
 	unsigned border; /* residents at the borders of blocks */
 	unsigned busy;   /* host registers in use as scratch */
+	unsigned coming; /* guest registers that the instruction writes, not resident before it */
 	enum flags_place flags;
 	bool failed; /* beyond what this file can do: leave it to the interpreter */
 	bool full;   /* out of room: flush */
@@ -58,10 +81,18 @@ struct gen {
 	struct cold cold[COLD_MOST];
 	unsigned cold_count;
 	uint8_t *block_code[PLAN_BLOCKS];
+	uint8_t *twin_code[PLAN_BLOCKS];
+	struct group groups[GROUPS];
+	unsigned group_count;
+	uint8_t twins[PLAN_BLOCKS];
+	unsigned twin_count;
+	/* Of the block's instruction n: its group, and the group of its push or pop; -1: none. */
+	int8_t group_of[PLAN_INSNS], stack_group_of[PLAN_INSNS];
 	struct {
 		uint8_t *at;
 		int16_t block;
-	} fixes[2 * PLAN_BLOCKS + COLD_MOST];
+		bool twin;
+	} fixes[4 * PLAN_BLOCKS + COLD_MOST];
 	unsigned fix_count;
 };
 
@@ -124,7 +155,7 @@ static void evict_one(struct gen *g, unsigned keep)
 
 static int scratch(struct gen *g)
 {
-	unsigned free = ~(homes(g->resident) | g->busy | BIT(RSP)) & 0xffffu;
+	unsigned free = ~(homes(g->resident | g->coming) | g->busy | BIT(RSP)) & 0xffffu;
 	int r;
 
 	if (!free) {
@@ -136,12 +167,16 @@ static int scratch(struct gen *g)
 	return r;
 }
 
-/* Makes `used` resident and `count` scratch registers free. */
-static void prepare(struct gen *g, unsigned used, unsigned count)
+/*
+ * Makes the registers resident, those that are read with their values, and
+ * `count` scratch registers free.
+ */
+static void prepare(struct gen *g, unsigned reads, unsigned writes, unsigned count)
 {
-	unsigned wanted, load;
+	unsigned used = reads | writes, wanted, load;
 
 	g->busy = 0;
+	g->coming = 0;
 	g->r11 = NONE;
 	if (used & BIT(R11))
 		count++;
@@ -149,19 +184,23 @@ static void prepare(struct gen *g, unsigned used, unsigned count)
 	while (!g->failed &&
 	       15 - (unsigned)__builtin_popcount(g->resident | wanted) < count)
 		evict_one(g, wanted);
-	load = wanted & ~g->resident;
+	load = reads & wanted & ~g->resident;
 	for (unsigned r = 0; r < 16; r++)
 		if (load & BIT(r))
 			put_load(&g->c, home_of(r), gpr_slot((int)r));
 	g->resident |= load;
+	g->coming = wanted & ~g->resident;
 	if (used & BIT(R11)) {
 		g->r11 = scratch(g);
-		put_load(&g->c, g->r11, gpr_slot(R11));
+		if (reads & BIT(R11))
+			put_load(&g->c, g->r11, gpr_slot(R11));
 	}
 }
 
 static void wrote(struct gen *g, unsigned written)
 {
+	g->resident |= written & ~BIT(R11);
+	g->coming = 0;
 	g->dirty |= written & ~BIT(R11);
 	if (written & BIT(R11))
 		put_store(&g->c, gpr_slot(R11), g->r11);
@@ -243,6 +282,7 @@ static struct cold *cold_add(struct gen *g, enum cold_kind kind, uint8_t *from)
 	else
 		g->cold_count++;
 	*cold = (struct cold){ .kind = kind,
+			       .twin = -1,
 			       .from = from,
 			       .offset = g->insn->offset,
 			       .resident = (uint16_t)g->resident,
@@ -302,6 +342,13 @@ static struct operand segment_base(unsigned seg)
 					  offsetof(struct segment, base)));
 }
 
+/* The next operand is in the current TLB tables. */
+static void put_table(struct gen *g)
+{
+	if (g->t->gs)
+		put8(&g->c, 0x65);
+}
+
 /*
  * Looks the access up in the TLB and answers the host operand. Needs two
  * scratch registers, which it claims; the host's flags are lost.
@@ -311,7 +358,7 @@ static struct operand put_access(struct gen *g, const struct access *a, unsigned
 	struct code *c = &g->c;
 	struct cold *cold;
 	const uint8_t *retry;
-	struct operand result;
+	struct operand entry, result;
 	int s0, s1;
 
 	clobber_flags(g, live);
@@ -322,7 +369,12 @@ static struct operand put_access(struct gen *g, const struct access *a, unsigned
 		put_load(c, s0, SLOT(arch.rip));
 		put_lea(c, s0, mem_operand(s0, a->disp));
 	} else {
-		put_lea(c, s0, effective(g, a));
+		struct operand ea = effective(g, a);
+
+		if (ea.base != NONE && ea.index == NONE && !ea.disp)
+			put_mov(c, s0, ea.base);
+		else
+			put_lea(c, s0, ea);
 	}
 	if (a->seg == SEG_FS || a->seg == SEG_GS)
 		put_insn(c, OP_W(0x03), s0, segment_base(a->seg));
@@ -338,9 +390,12 @@ static struct operand put_access(struct gen *g, const struct access *a, unsigned
 	}
 	put_insn(c, OP(0x81), 4, reg_operand(s1));
 	put32(c, (TLB_SIZE - 1) << 4);
-	put_insn(c, OP_W(0x03), s1,
-		 a->store ? SLOT(soft.tlb_write) : SLOT(soft.tlb_read));
-	put_insn(c, OP_W(0x2b), s0, mem_operand(s1, 0));
+	entry = mem_operand(s1, g->t->gs && a->store ? (int32_t)MMU_WRITE_TABLE : 0);
+	if (!g->t->gs)
+		put_insn(c, OP_W(0x03), s1,
+			 a->store ? SLOT(soft.tlb_write) : SLOT(soft.tlb_read));
+	put_table(g);
+	put_insn(c, OP_W(0x2b), s0, entry);
 	put_insn(c, OP_W(0x81), 7, reg_operand(s0));
 	put32(c, (uint32_t)(PAGE_SIZE - a->size));
 	cold = cold_add(g, COLD_FILL, put_jcc_open(c, CC_A));
@@ -354,7 +409,9 @@ static struct operand put_access(struct gen *g, const struct access *a, unsigned
 		put8(c, a->size - 1);
 		cold->second = put_jcc_open(c, CC_NE);
 	}
-	put_load(c, s1, mem_operand(s1, offsetof(struct tlb_entry, addend)));
+	entry.disp += (int32_t)offsetof(struct tlb_entry, addend);
+	put_table(g);
+	put_load(c, s1, entry);
 	if (a->seg == SEG_FS || a->seg == SEG_GS)
 		put_insn(c, OP_W(0x03), s1, segment_base(a->seg));
 	if (a->rip) {
@@ -380,12 +437,26 @@ static struct operand put_access(struct gen *g, const struct access *a, unsigned
 	return result;
 }
 
+/* As put_access for a member of a group, whose addend is known. Flags stay. */
+static struct operand put_group_access(struct gen *g, const struct access *a, int group)
+{
+	int s = scratch(g);
+
+	put_load(&g->c, s, SLOT(soft.group[group]));
+	return (struct operand){ .memory = true,
+				 .base = (int8_t)host_of(g, a->base),
+				 .index = (int8_t)s,
+				 .disp = a->disp };
+}
+
 static struct operand put_stack_access(struct gen *g, int32_t disp, bool store, unsigned live)
 {
 	struct access a = {
 		.base = RSP, .index = NONE, .disp = disp, .store = store, .size = 8, .seg = SEG_SS
 	};
 
+	if (g->stack_group_of[g->at] >= 0)
+		return put_group_access(g, &a, g->stack_group_of[g->at]);
 	return put_access(g, &a, live);
 }
 
@@ -444,11 +515,14 @@ static void lower_plain(struct gen *g, const struct guest_insn *i)
 
 	if (i->memory)
 		scratches = i->live && changes && through ? 3 : 2;
-	prepare(g, i->reads | i->writes, scratches);
+	prepare(g, i->reads, i->writes, scratches);
 	if (i->memory) {
 		struct access a = access_of(i);
 
-		rm = put_access(g, &a, g->p->exact ? i->live : i->flags_read | through);
+		if (g->group_of[g->at] >= 0)
+			rm = put_group_access(g, &a, g->group_of[g->at]);
+		else
+			rm = put_access(g, &a, g->p->exact ? i->live : i->flags_read | through);
 	} else if (i->rm_gpr || i->in_opcode) {
 		rm = reg_operand(host_of(g, i->rm));
 	} else {
@@ -464,12 +538,14 @@ static void lower_plain(struct gen *g, const struct guest_insn *i)
 		op.byte_regs = false; /* numbers 4..7 mean AH..BH */
 	if (i->traps) {
 		struct translator *t = g->t;
+		uint32_t position = (uint32_t)(g->c.p - t->code.rw);
+		unsigned far = position >= t->far;
 
-		if (t->trap_count == TRAPS_MOST || !runtime_leave(t, g->resident, LEAVE_SLOW))
+		if (t->trap_count[far] == TRAPS_MOST || !runtime_leave(t, g->resident, LEAVE_SLOW))
 			g->full = true;
 		else
-			t->traps[t->trap_count++] =
-				(struct trap){ .position = (uint32_t)(g->c.p - t->code.rw),
+			t->traps[far][t->trap_count[far]++] =
+				(struct trap){ .position = position,
 					       .offset = i->offset,
 					       .resident = (uint16_t)g->resident,
 					       .host_flags = g->flags & FLAGS_HOST && i->live };
@@ -515,7 +591,7 @@ static void lower_lea(struct gen *g, const struct guest_insn *i)
 	struct access a = access_of(i);
 	int to;
 
-	prepare(g, i->reads | i->writes, 1);
+	prepare(g, i->reads, i->writes, 1);
 	to = host_of(g, i->reg);
 	if (i->rip) {
 		put_load(&g->c, to, SLOT(arch.rip));
@@ -531,13 +607,16 @@ static void lower_push(struct gen *g, const struct guest_insn *i)
 	struct operand top;
 	int value = NONE;
 
-	prepare(g, i->reads | i->writes, i->kind == G_PUSH_MEM ? 3 : 2);
+	prepare(g, i->reads, i->writes, i->kind == G_PUSH_MEM ? 3 : 2);
 	if (i->kind == G_PUSH_MEM) {
 		struct access a = access_of(i);
 		unsigned r11 = g->r11 != NONE ? BIT(g->r11) : 0;
 
 		a.store = false;
-		top = put_access(g, &a, i->live);
+		if (g->group_of[g->at] >= 0)
+			top = put_group_access(g, &a, g->group_of[g->at]);
+		else
+			top = put_access(g, &a, i->live);
 		g->busy = r11;
 		value = scratch(g);
 		put_load(&g->c, value, top);
@@ -554,7 +633,7 @@ static void lower_pop(struct gen *g, const struct guest_insn *i)
 {
 	struct operand top;
 
-	prepare(g, i->reads | i->writes, 2);
+	prepare(g, i->reads, i->writes, 2);
 	top = put_stack_access(g, 0, false, i->live);
 	put_load(&g->c, host_of(g, i->rm), top);
 	if (i->rm != RSP)
@@ -567,8 +646,11 @@ static void lower_leave(struct gen *g, const struct guest_insn *i)
 	struct access a = { .base = RBP, .index = NONE, .size = 8, .seg = SEG_SS };
 	struct operand top;
 
-	prepare(g, i->reads | i->writes, 2);
-	top = put_access(g, &a, i->live);
+	prepare(g, i->reads, i->writes, 2);
+	if (g->stack_group_of[g->at] >= 0)
+		top = put_group_access(g, &a, g->stack_group_of[g->at]);
+	else
+		top = put_access(g, &a, i->live);
 	put_lea(&g->c, R11, mem_operand(RBP, 8));
 	put_load(&g->c, RBP, top);
 	wrote(g, i->writes);
@@ -579,7 +661,7 @@ static void lower_callout(struct gen *g, const struct guest_insn *i)
 	const void *stub;
 	int s;
 
-	prepare(g, 0, 1);
+	prepare(g, 0, 0, 1);
 	save_flags(g);
 	put_store_imm(&g->c, false, SLOT(soft.exit_offset), i->offset);
 	s = scratch(g);
@@ -602,52 +684,88 @@ static void lower_callout(struct gen *g, const struct guest_insn *i)
 
 static void put_poll(struct gen *g, int32_t offset)
 {
-	uint8_t *go;
+	struct cold *cold;
 
 	put_insn(&g->c, OP(0x83), 7, SLOT(req));
 	put8(&g->c, 0);
-	go = put_jcc_open(&g->c, CC_E);
-	put_leave(g, offset, CANONICAL, LEAVE_EVENTS);
-	close_rel32(&g->c, go, g->c.p);
+	cold = cold_add(g, COLD_LEAVE, put_jcc_open(&g->c, CC_NE));
+	cold->why = LEAVE_EVENTS;
+	cold->offset = (uint16_t)offset;
+}
+
+static void put_poll_far(struct gen *g, int32_t offset)
+{
+	struct cold *cold;
+
+	put_insn(&g->c, OP(0x83), 7, SLOT(req));
+	put8(&g->c, 0);
+	cold = cold_add(g, COLD_LEAVE, put_jcc_open(&g->c, CC_NE));
+	cold->why = LEAVE_EVENTS;
+	cold->target = offset;
+	cold->elsewhere = true;
+}
+
+/* R9 = the jump cache's entry for the linear address in R10. */
+static void put_jump_slot(struct gen *g)
+{
+	struct code *c = &g->c;
+
+	put_insn(c, OP(0x8b), R9, reg_operand(R10)); /* mov r9d, r10d */
+	put_insn(c, OP(0xc1), 5, reg_operand(R9));
+	put8(c, JUMP_FOLD);
+	put_insn(c, OP(0x33), R9, reg_operand(R10));
+	put_insn(c, OP(0x81), 4, reg_operand(R9));
+	put32(c, JUMP_SIZE - 1);
+	put_insn(c, OP(0xc1), 4, reg_operand(R9));
+	put8(c, 5);
+	put_insn(c, OP_W(0x03), R9, SLOT(soft.jumps));
 }
 
 /* R10: a linear address. The stack pointer moves by `release` once it is certain. */
 static void put_indirect(struct gen *g, int32_t release, const struct guest_insn *i, bool checked)
 {
 	struct code *c = &g->c;
-	uint8_t *miss, *miss2, *hit, *events, *canonical;
+	uint8_t *miss, *hit;
+	struct cold *cold;
 
-	put_insn(c, OP(0x8b), R9, reg_operand(R10)); /* mov r9d, r10d */
-	put_insn(c, OP(0x81), 4, reg_operand(R9));
-	put32(c, (1u << JUMP_BITS) - 1);
-	put_insn(c, OP(0xc1), 4, reg_operand(R9));
-	put8(c, 5);
-	put_insn(c, OP_W(0x03), R9, SLOT(soft.jumps));
+	put_jump_slot(g);
 	put_insn(c, OP_W(0x3b), R10, mem_operand(R9, offsetof(struct jump_entry, rip)));
 	miss = put_jcc_open(c, CC_NE);
 	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, gen)));
 	put_insn(c, OP_W(0x3b), R10, SLOT(soft.code_gen));
-	hit = put_jcc_open(c, CC_E);
+	put8(c, 0x74); /* je: over the next two */
+	hit = c->p;
+	put8(c, 0);
 	put_insn(c, OP_W(0x3b), R10, SLOT(soft.global_gen));
-	miss2 = put_jcc_open(c, CC_NE);
-	close_rel32(c, hit, c->p);
-	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, rip)));
+	cold = cold_add(g, COLD_MISS, put_jcc_open(c, CC_NE));
+	if (!c->full)
+		*hit = (uint8_t)(c->p - hit - 1);
 	put_insn(c, OP(0x83), 7, SLOT(req));
 	put8(c, 0);
-	events = put_jcc_open(c, CC_NE);
-	if (release) {
+	cold->second = put_jcc_open(c, CC_NE);
+	cold->third = miss;
+	cold->release = release;
+	cold->checked = checked;
+	cold->offset = i->offset;
+	if (release)
 		put_lea(c, R11, mem_operand(R11, release));
-	}
+	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, rip)));
 	put_insn(c, OP_W(0x81), 4, reg_operand(R10));
 	put32(c, (uint32_t)~0xfffu);
 	put_store(c, SLOT(arch.rip), R10);
 	put_insn(c, OP(0xff), 4, mem_operand(R9, offsetof(struct jump_entry, fast)));
+}
 
-	close_rel32(c, miss2, c->p);
+static void lower_miss(struct gen *g, const struct cold *cold)
+{
+	struct code *c = &g->c;
+	uint8_t *canonical;
+
+	/* `from` and `second` come here with R9 = the entry, `third` with R10 = the target. */
+	close_rel32(c, cold->second, c->p);
 	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, rip)));
-	close_rel32(c, miss, c->p);
-	close_rel32(c, events, c->p);
-	if (checked) {
+	close_rel32(c, cold->third, c->p);
+	if (cold->checked) {
 		put_mov(c, R9, R10);
 		put_insn(c, OP_W(0xc1), 4, reg_operand(R9));
 		put8(c, 16);
@@ -655,26 +773,97 @@ static void put_indirect(struct gen *g, int32_t release, const struct guest_insn
 		put8(c, 16);
 		put_insn(c, OP_W(0x3b), R9, reg_operand(R10));
 		canonical = put_jcc_open(c, CC_E);
-		put_leave(g, i->offset, CANONICAL, LEAVE_SLOW);
+		put_leave(g, cold->offset, CANONICAL, LEAVE_SLOW);
 		close_rel32(c, canonical, c->p);
 	}
-	if (release)
-		put_lea(c, R11, mem_operand(R11, release));
+	if (cold->release)
+		put_lea(c, R11, mem_operand(R11, cold->release));
 	put_jmp(c, g->t->leave_miss);
+}
+
+/* The generation that code of this region's page is known under. */
+static struct operand generation(const struct gen *g)
+{
+	return g->t->global ? SLOT(soft.global_gen) : SLOT(soft.code_gen);
+}
+
+/* To a fixed place on another page: by its cell. Backward jumps look at requests. */
+static void put_far_exit(struct gen *g, int32_t offset)
+{
+	struct code *c = &g->c;
+	struct cold *cold;
+	struct cell *cell;
+	uint8_t *other;
+
+	if (offset < 0 && g->insn->kind != G_CALL)
+		put_poll_far(g, offset);
+	if (g->t->cell_count == CELLS_MOST) {
+		g->full = true;
+		return;
+	}
+	cell = &g->t->cells[g->t->cell_count++];
+	put_load(c, R10, generation(g));
+	put_insn(c, OP_W(0x3b), R10, near_operand(c, &cell->gen, 3));
+	other = put_jcc_open(c, CC_NE);
+	put_load(c, R10, SLOT(arch.rip));
+	put_insn(c, OP_W(0x3b), R10, near_operand(c, &cell->page, 3));
+	cold = cold_add(g, COLD_CELL, put_jcc_open(c, CC_NE));
+	cold->second = other;
+	cold->target = offset;
+	cold->cell = cell;
+	put_lea(c, R10, mem_operand(R10, offset & ~(int32_t)(PAGE_SIZE - 1)));
+	put_store(c, SLOT(arch.rip), R10);
+	put_insn(c, OP(0xff), 4, near_operand(c, &cell->target, 2));
+}
+
+/* The cell does not know: by the jump cache, and the cell learns it. */
+static void lower_cell(struct gen *g, struct cold *cold)
+{
+	struct code *c = &g->c;
+	struct cell *cell = cold->cell;
+	uint8_t *miss, *out;
+
+	close_rel32(c, cold->second, c->p);
+	put_load(c, R10, SLOT(arch.rip));
+	put_lea(c, R10, mem_operand(R10, cold->target));
+	put_jump_slot(g);
+	put_insn(c, OP_W(0x3b), R10, mem_operand(R9, offsetof(struct jump_entry, rip)));
+	miss = put_jcc_open(c, CC_NE);
+	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, gen)));
+	put_insn(c, OP_W(0x3b), R10, generation(g));
+	out = put_jcc_open(c, CC_NE);
+	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, fast)));
+	put_insn(c, OP_W(0x3b), R10, SLOT(soft.leave_known));
+	cold->third = put_jcc_open(c, CC_E);
+	put_store(c, near_operand(c, &cell->target, 3), R10);
+	put_load(c, R10, generation(g));
+	put_store(c, near_operand(c, &cell->gen, 3), R10);
+	put_load(c, R10, SLOT(arch.rip));
+	put_store(c, near_operand(c, &cell->page, 3), R10);
+	put_lea(c, R10, mem_operand(R10, cold->target & ~(int32_t)(PAGE_SIZE - 1)));
+	put_store(c, SLOT(arch.rip), R10);
+	put_insn(c, OP(0xff), 4, mem_operand(R9, offsetof(struct jump_entry, fast)));
+	/* Not for a cell. */
+	close_rel32(c, miss, c->p);
+	close_rel32(c, out, c->p);
+	close_rel32(c, cold->third, c->p);
+	put_load(c, R10, SLOT(arch.rip));
+	put_lea(c, R10, mem_operand(R10, cold->target));
+	put_indirect(g, 0, g->insn, false);
 }
 
 /* To a fixed place outside the region, `offset` from the page's first byte. */
 static void put_exit(struct gen *g, int32_t offset)
 {
 	struct translator *t = g->t;
+	struct cold *cold;
 
 	normalise(g, CANONICAL);
 	g->busy = 0;
 	save_flags(g);
-	if (offset < 0 || offset >= (int32_t)PAGE_SIZE) {
-		put_load(&g->c, R10, SLOT(arch.rip));
-		put_lea(&g->c, R10, mem_operand(R10, offset));
-		put_indirect(g, 0, g->insn, false);
+	/* At the page's end may stand an instruction that crosses: never part of a region. */
+	if (offset < 0 || offset > (int32_t)PAGE_SIZE - 15) {
+		put_far_exit(g, offset);
 		return;
 	}
 	if (offset <= g->insn->offset)
@@ -684,15 +873,15 @@ static void put_exit(struct gen *g, int32_t offset)
 		return;
 	}
 	t->exits[t->exit_count].at = put_jmp_open(&g->c);
-	close_rel32(&g->c, t->exits[t->exit_count].at, g->c.p);
-	t->exit_count++;
-	put_store_imm(&g->c, false, SLOT(soft.link_exit), t->exit_count);
-	put_leave(g, offset, CANONICAL, LEAVE_NEXT);
+	cold = cold_add(g, COLD_LINK, t->exits[t->exit_count].at);
+	cold->target = (int32_t)++t->exit_count;
+	cold->offset = (uint16_t)offset;
 }
 
 static void fix_add(struct gen *g, uint8_t *at, int block)
 {
 	g->fixes[g->fix_count].at = at;
+	g->fixes[g->fix_count].twin = false;
 	g->fixes[g->fix_count++].block = (int16_t)block;
 }
 
@@ -712,7 +901,7 @@ static void lower_call(struct gen *g, const struct guest_insn *i)
 	struct operand top;
 	int s;
 
-	prepare(g, i->reads | i->writes, 2);
+	prepare(g, i->reads, i->writes, 2);
 	normalise(g, CANONICAL);
 	g->busy = 0;
 	g->r11 = NONE;
@@ -733,8 +922,11 @@ static void put_target(struct gen *g, const struct guest_insn *i)
 		struct operand from;
 		int s;
 
-		prepare(g, i->reads | i->writes, 2);
-		from = put_access(g, &a, FLAGS_ARITH);
+		prepare(g, i->reads, i->writes, 2);
+		if (g->group_of[g->at] >= 0)
+			from = put_group_access(g, &a, g->group_of[g->at]);
+		else
+			from = put_access(g, &a, FLAGS_ARITH);
 		s = from.base;
 		for (unsigned r = 0; r < 16; r++)
 			if (g->busy & BIT(r) && (int)r != g->r11)
@@ -742,7 +934,7 @@ static void put_target(struct gen *g, const struct guest_insn *i)
 		put_load(&g->c, s, from);
 		put_store(&g->c, SLOT(soft.target), s);
 	} else {
-		prepare(g, i->reads | i->writes, 1);
+		prepare(g, i->reads, i->writes, 1);
 		put_store(&g->c, SLOT(soft.target), host_of(g, i->rm));
 	}
 	normalise(g, CANONICAL);
@@ -770,6 +962,7 @@ static void lower_call_indirect(struct gen *g, const struct guest_insn *i)
 	put_lea(&g->c, s, mem_operand(s, i->offset + i->len));
 	put_store(&g->c, top, s);
 	g->busy = 0;
+	save_flags(g);
 	put_load(&g->c, R10, SLOT(soft.target));
 	put_indirect(g, -8, i, true);
 }
@@ -781,6 +974,7 @@ static void lower_ret(struct gen *g, const struct guest_insn *i)
 	normalise(g, CANONICAL);
 	g->busy = 0;
 	g->r11 = NONE;
+	save_flags(g);
 	top = put_stack_access(g, 0, false, FLAGS_ARITH);
 	put_load(&g->c, R10, top);
 	put_indirect(g, 8 + i->ret_bytes, i, true);
@@ -809,23 +1003,185 @@ static void lower_jcc(struct gen *g, const struct guest_insn *i, unsigned number
 		put_exit(g, b->next_offset);
 }
 
-static void lower_block(struct gen *g, unsigned number)
+/* Adds an access `disp` from the base's value at the block's start. -1: it is in no group. */
+static int group_add(struct gen *g, int base, int32_t disp, unsigned size, bool store)
+{
+	struct group *group;
+	int32_t low, high;
+	unsigned n;
+
+	for (n = 0; n < g->group_count && g->groups[n].base != base; n++)
+		;
+	if (n == GROUPS || !(g->resident & BIT(base)))
+		return -1;
+	group = &g->groups[n];
+	if (n == g->group_count) {
+		*group = (struct group){ .base = base, .low = disp, .high = disp };
+		g->group_count++;
+	}
+	low = disp < group->low ? disp : group->low;
+	high = disp + (int32_t)size > group->high ? disp + (int32_t)size : group->high;
+	if (high - low > GROUP_SPAN)
+		return -1;
+	group->low = low;
+	group->high = high;
+	group->store |= store;
+	group->count++;
+	return (int)n;
+}
+
+/* add or sub rsp, imm: by how much? */
+static bool moves_rsp(const struct guest_insn *i, int32_t *by)
+{
+	int32_t imm;
+
+	if (i->kind == G_LEA && i->base == RSP && i->index == NONE && !i->rip && i->reg == RSP &&
+	    i->op.wide) {
+		*by = i->disp;
+		return true;
+	}
+	if (i->kind != G_PLAIN || i->memory || i->writes != BIT(RSP) || !i->op.wide ||
+	    i->op.map != MAP_ONE || !i->rm_gpr || i->rm != RSP)
+		return false;
+	if (i->op.byte == 0x83 && i->imm_len == 1) {
+		imm = (int8_t)i->imm[0];
+	} else if (i->op.byte == 0x81 && i->imm_len == 4) {
+		memcpy(&imm, i->imm, 4);
+	} else {
+		return false;
+	}
+	if (i->reg_gpr || (i->reg != 0 && i->reg != 5) || imm > 1 << 20 || imm < -(1 << 20))
+		return false;
+	*by = i->reg ? -imm : imm;
+	return true;
+}
+
+static void find_groups(struct gen *g, const struct guest_block *b)
+{
+	unsigned changed = 0, n, kept = 0;
+	int8_t number[GROUPS];
+	int32_t rsp = 0;
+
+	g->group_count = 0;
+	memset(g->group_of, -1, b->count);
+	memset(g->stack_group_of, -1, b->count);
+	if (g->p->exact)
+		return;
+	for (n = 0; n < b->count; n++) {
+		const struct guest_insn *i = &g->p->insns[b->first + n];
+		bool stack = !(changed & BIT(RSP));
+		int32_t by;
+
+		if (i->kind == G_CALLOUT || i->kind == G_LAST)
+			break; /* the address space may be another one behind it */
+		if (i->memory && i->base != NONE && i->index == NONE && i->seg != SEG_FS &&
+		    i->seg != SEG_GS && !i->aligned && i->base != R11 &&
+		    !(changed & BIT(i->base)))
+			g->group_of[n] = (int8_t)group_add(g, i->base,
+							   i->base == RSP ? rsp + i->disp : i->disp,
+							   i->size, i->store);
+		switch ((enum guest_kind)i->kind) {
+		case G_PUSH:
+		case G_PUSH_IMM:
+		case G_PUSH_MEM:
+		case G_CALL:
+		case G_CALL_IND:
+			if (stack)
+				g->stack_group_of[n] = (int8_t)group_add(g, RSP, rsp - 8, 8, true);
+			rsp -= 8;
+			continue;
+		case G_POP:
+		case G_RET:
+			if (stack)
+				g->stack_group_of[n] = (int8_t)group_add(g, RSP, rsp, 8, false);
+			rsp += 8;
+			changed |= i->writes & ~BIT(RSP);
+			if (i->kind == G_POP && i->rm == RSP)
+				changed |= BIT(RSP);
+			continue;
+		case G_LEAVE:
+			if (!(changed & BIT(RBP)))
+				g->stack_group_of[n] = (int8_t)group_add(g, RBP, 0, 8, false);
+			changed |= BIT(RSP) | BIT(RBP);
+			continue;
+		default:
+			break;
+		}
+		if (moves_rsp(i, &by))
+			rsp += by;
+		else
+			changed |= i->writes;
+	}
+	/* Alone they are looked up where they stand; so are all if saving flags costs more. */
+	for (n = 0; n < g->group_count; n++) {
+		number[n] = -1;
+		if (g->groups[n].count >= (b->live_in ? 3u : 2u)) {
+			g->groups[kept] = g->groups[n];
+			number[n] = (int8_t)kept++;
+		}
+	}
+	g->group_count = kept;
+	for (n = 0; n < b->count; n++) {
+		if (g->group_of[n] >= 0)
+			g->group_of[n] = number[g->group_of[n]];
+		if (g->stack_group_of[n] >= 0)
+			g->stack_group_of[n] = number[g->stack_group_of[n]];
+	}
+}
+
+/* Looks the block's groups up, at its start. */
+static void put_groups(struct gen *g, const struct guest_block *b, unsigned number)
+{
+	for (unsigned n = 0; n < g->group_count; n++) {
+		const struct group *group = &g->groups[n];
+		struct access a = { .base = group->base,
+				    .index = NONE,
+				    .seg = SEG_DS,
+				    .store = group->store,
+				    .disp = group->low,
+				    .size = (unsigned)(group->high - group->low) };
+		struct operand found;
+
+		prepare(g, BIT(group->base), 0, 2);
+		found = put_access(g, &a, b->live_in);
+		g->cold[g->cold_count - 1].twin = (int16_t)number;
+		put_store(&g->c, SLOT(soft.group[n]), found.index);
+	}
+}
+
+static void lower_block(struct gen *g, unsigned number, bool twin)
 {
 	const struct guest_block *b = &g->p->blocks[number];
 	const struct guest_insn *i = NULL;
 
 	g->block = b;
-	g->block_code[number] = g->c.p;
+	if (twin)
+		g->twin_code[number] = g->c.p;
+	else
+		g->block_code[number] = g->c.p;
 	g->at = 0;
 	g->insn = &g->p->insns[b->first];
 	if (number || b->joined) {
 		g->resident = g->border;
 		g->dirty = g->border;
 		g->flags = FLAGS_HOST;
+	} else {
+		g->resident = CANONICAL;
+		g->dirty = CANONICAL;
+		g->flags = FLAGS_SAVED;
 	}
 	g->busy = 0;
+	g->coming = 0;
 	g->r11 = NONE;
-	if (b->head) {
+	if (twin) {
+		memset(g->group_of, -1, b->count);
+		memset(g->stack_group_of, -1, b->count);
+		if (b->live_in)
+			g->flags = FLAGS_SAVED;
+	} else {
+		find_groups(g, b);
+	}
+	if (b->head && !twin) {
 		struct cold *cold;
 
 		clobber_flags(g, b->live_in);
@@ -834,6 +1190,10 @@ static void lower_block(struct gen *g, unsigned number)
 		cold = cold_add(g, COLD_LEAVE, put_jcc_open(&g->c, CC_NE));
 		cold->why = LEAVE_EVENTS;
 		cold->offset = b->offset;
+	}
+	if (!twin && g->group_count) {
+		put_groups(g, b, number);
+		g->twins[g->twin_count++] = (uint8_t)number;
 	}
 	for (unsigned n = 0; n < b->count && !g->failed; n++) {
 		i = &g->p->insns[b->first + n];
@@ -865,12 +1225,12 @@ static void lower_block(struct gen *g, unsigned number)
 			break;
 		case G_JMP:
 			if (b->taken >= 0)
-				put_edge(g, b->taken, b->taken == (int)number + 1);
+				put_edge(g, b->taken, !twin && b->taken == (int)number + 1);
 			else
 				put_exit(g, i->target);
 			return;
 		case G_JCC:
-			lower_jcc(g, i, number);
+			lower_jcc(g, i, twin ? PLAN_BLOCKS : number);
 			return;
 		case G_CALL:
 			lower_call(g, i);
@@ -887,7 +1247,7 @@ static void lower_block(struct gen *g, unsigned number)
 		}
 	}
 	if (b->next >= 0)
-		put_edge(g, b->next, b->next == (int)number + 1);
+		put_edge(g, b->next, !twin && b->next == (int)number + 1);
 	else
 		put_exit(g, b->next_offset);
 }
@@ -902,18 +1262,39 @@ static void lower_cold(struct gen *g, struct cold *cold)
 	switch (cold->kind) {
 	case COLD_FILL:
 		/* s0 = address - tag, s1 = the entry: together the address again. */
-		put_insn(c, OP_W(0x03), cold->s0, mem_operand(cold->s1, 0));
+		put_table(g);
+		put_insn(c, OP_W(0x03), cold->s0,
+			 mem_operand(cold->s1,
+				     g->t->gs && cold->store ? (int32_t)MMU_WRITE_TABLE : 0));
 		put_store(c, SLOT(soft.la), cold->s0);
 		put_store_imm(c, false, SLOT(soft.access),
-			      cold->size | (cold->store ? 1u << 8 : 0));
+			      cold->size | (cold->store ? MMU_FILL_WRITE : 0));
 		put_call_stub(c, cold->s0, g->t->fill);
 		put_jcc(c, CC_AE, cold->retry + c->to_rx);
 		if (cold->second)
 			close_rel32(c, cold->second, c->p);
+		if (cold->twin >= 0) {
+			fix_add(g, put_jmp_open(c), cold->twin);
+			g->fixes[g->fix_count - 1].twin = true;
+			break;
+		}
 		put_leave(g, cold->offset, cold->resident, LEAVE_SLOW);
 		break;
 	case COLD_LEAVE:
-		put_leave(g, cold->offset, cold->resident, cold->why);
+		put_leave(g, cold->elsewhere ? cold->target : cold->offset, cold->resident,
+			  cold->why);
+		break;
+	case COLD_LINK:
+		put_store_imm(c, false, SLOT(soft.link_exit), (uint32_t)cold->target);
+		put_leave(g, cold->offset, CANONICAL, LEAVE_NEXT);
+		break;
+	case COLD_CELL:
+		branch.offset = cold->offset;
+		g->insn = &branch;
+		lower_cell(g, cold);
+		break;
+	case COLD_MISS:
+		lower_miss(g, cold);
 		break;
 	case COLD_EDGE:
 		g->resident = cold->resident;
@@ -921,7 +1302,7 @@ static void lower_cold(struct gen *g, struct cold *cold)
 		g->flags = (enum flags_place)cold->flags;
 		branch.offset = cold->offset;
 		g->insn = &branch;
-		put_exit(g, cold->target);
+		put_exit(g, cold->target); /* may add to the list */
 		break;
 	}
 }
@@ -965,19 +1346,18 @@ enum region_status region_write(struct translator *t, struct region *r)
 	static _Thread_local struct gen gen;
 	struct gen *g = &gen;
 	struct plan *p = t->plan;
-	uint32_t traps = t->trap_count, exits = t->exit_count;
+	uint32_t traps = t->trap_count[0], far_traps = t->trap_count[1], exits = t->exit_count;
+	bool hot_full;
 
 	memset(g, 0, offsetof(struct gen, cold));
 	g->t = t;
 	g->p = p;
 	g->r = r;
-	g->cold_count = g->fix_count = 0;
+	g->cold_count = g->fix_count = g->twin_count = 0;
 	g->c = (struct code){ .p = t->code.rw + t->used,
-			      .end = t->code.rw + t->code.bytes,
+			      .end = t->code.rw + t->far,
 			      .to_rx = t->code.rx - t->code.rw };
 	g->border = choose_border(p);
-	r->first_trap = traps;
-
 	/* From the interpreter: lea rax, [entry]; to the common part. */
 	r->enter = t->used;
 	put8(&g->c, 0x48);
@@ -997,20 +1377,31 @@ enum region_status region_write(struct translator *t, struct region *r)
 	while ((uint32_t)(g->c.p - t->code.rw) < r->entry + 5)
 		put8(&g->c, 0x90);
 	for (unsigned n = 0; n < p->block_count && !g->failed; n++)
-		lower_block(g, n);
+		lower_block(g, n, false);
+	/* What runs seldom lies far away, so that what runs often is dense. */
+	r->end = (uint32_t)(g->c.p - t->code.rw);
+	hot_full = g->c.full;
+	g->c.p = t->code.rw + t->far_used;
+	g->c.end = t->code.rw + t->code.bytes;
+	g->c.full = false;
+	for (unsigned n = 0; n < g->twin_count && !g->failed; n++)
+		lower_block(g, g->twins[n], true);
 	for (unsigned n = 0; n < g->cold_count && !g->failed; n++)
 		lower_cold(g, &g->cold[n]);
 	r->stale = (uint32_t)(g->c.p - t->code.rw);
 	put_leave(g, p->blocks[0].offset, CANONICAL, LEAVE_STALE);
 	for (unsigned n = 0; n < g->fix_count && !g->failed; n++)
-		close_rel32(&g->c, g->fixes[n].at, g->block_code[g->fixes[n].block]);
-	if (g->failed || g->full || g->c.full) {
-		t->trap_count = traps;
+		close_rel32(&g->c, g->fixes[n].at,
+			    g->fixes[n].twin ? g->twin_code[g->fixes[n].block]
+					     : g->block_code[g->fixes[n].block]);
+	if (g->failed || g->full || g->c.full || hot_full) {
+		t->trap_count[0] = traps;
+		t->trap_count[1] = far_traps;
 		t->exit_count = exits;
-		return g->full || g->c.full ? REGION_FULL : REGION_NO;
+		return g->full || g->c.full || hot_full ? REGION_FULL : REGION_NO;
 	}
-	r->end = (uint32_t)(g->c.p - t->code.rw);
-	r->trap_count = t->trap_count - traps;
+	t->stats.cold_bytes += (uint32_t)(g->c.p - t->code.rw) - t->far_used;
+	t->far_used = (uint32_t)((g->c.p - t->code.rw + 15) & ~(ptrdiff_t)15);
 	t->used = (r->end + 15) & ~15u;
 	return REGION_WRITTEN;
 }

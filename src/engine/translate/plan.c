@@ -9,7 +9,7 @@
 #include "cpu/model.h"
 #include "engine/interpret/ops.h"
 #include "engine/interpret/sysop.h"
-#include "engine/interpret/vector_priv.h"
+#include "engine/interpret/vector.h"
 
 #define BIT(r) (1u << (r))
 

@@ -32,11 +32,20 @@ struct exit_link {
 	uint8_t *at; /* displacement of its jump, writable mapping */
 };
 
+/*
+ * Of a direct branch to another page: where it leads while `gen` is the code
+ * generation in force and the branch stands on the page at `page`.
+ */
+struct cell {
+	uint64_t gen, page;
+	const void *target;
+};
+#define CELLS_MOST 65536u
+
 struct region {
 	struct translator *translator;
 	struct trace *head; /* in the trace cache: how it is found and how it dies */
 	uint32_t enter, entry, stale, end;
-	uint32_t first_trap, trap_count;
 };
 
 #define STUBS 1024 /* places; no more than three quarters are used */
@@ -45,24 +54,35 @@ struct stub {
 	const void *code;
 };
 
+struct tier {
+	char nothing; /* every tier is a translator */
+};
+
 struct translator {
+	struct tier tier; /* first */
 	struct vcpu *v;
 	struct decoder *decoder;
 	struct code_memory code;
 	uint32_t used, stubs_used, stubs_end;
+	uint32_t far, far_used; /* from `far` on: code that runs seldom */
 	unsigned heat;
-	bool exact, bmi2;
+	bool exact, bmi2, gs;
 	struct plan *plan;
 	struct region *regions;
 	uint32_t region_count;
-	struct trap *traps;
-	uint32_t trap_count;
+	struct trap *traps[2]; /* in front of far, and behind; by position */
+	uint32_t trap_count[2];
 	struct exit_link *exits;
 	uint32_t exit_count;
+	struct cell *cells; /* within reach of the code */
+	uint32_t cell_count;
+	bool global; /* the region being written lies on a global page */
 	struct stub stubs[STUBS];
 	unsigned stub_count;
 	const void *enter_common, *leave_known, *fill, *leave_miss;
-	struct translate_stats stats;
+	struct {
+		uint64_t regions, insns, links, hot_bytes, cold_bytes;
+	} stats;
 	struct translator *next; /* of all in the process, for the signal handler */
 };
 

@@ -112,7 +112,7 @@ static void write_leave_miss(struct translator *t)
 }
 
 /*
- * Called on a TLB miss: soft.la, soft.access (size | write << 8). Keeps all
+ * Called on a TLB miss: soft.la, soft.access (size, MMU_FILL_WRITE). Keeps all
  * registers. CF: the access is not for the fast path.
  */
 static void write_fill(struct translator *t)
@@ -164,7 +164,7 @@ static struct stub *stub_find(struct translator *t, unsigned resident, unsigned 
 /* rip = page + offset of soft.exit_offset. RAX is free. */
 static void put_exact_rip(struct code *c)
 {
-	put_insn(c, OP(0x8b), RAX, SLOT(soft.exit_offset));
+	put_insn(c, OP_W(0x63), RAX, SLOT(soft.exit_offset)); /* movsxd */
 	put_insn(c, OP_W(0x01), RAX, SLOT(arch.rip));
 }
 
@@ -243,10 +243,11 @@ void runtime_reset(struct translator *t)
 	write_leave_known(t);
 	write_leave_miss(t);
 	write_fill(t);
+	t->v->soft.leave_known = (uintptr_t)t->leave_known;
 }
 
 void runtime_open(struct translator *t)
 {
-	t->stubs_end = 512u << 10;
+	t->stubs_end = t->code.bytes / 4 < 512u << 10 ? (uint32_t)t->code.bytes / 4 : 512u << 10;
 	runtime_reset(t);
 }

@@ -4,13 +4,16 @@
  */
 #include "engine/translate/translate.h"
 #include "cpu/mode.h"
+#include "engine/interpret/native_code.h"
 #include "engine/translate/region.h"
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 
 #define CODE_BYTES (64u << 20)
 #define HEAT       40
+#define HWCAP2_FSGSBASE_ 2u /* x86: user code may execute WRGSBASE */
 
 /* All of the process, for the signal handler. Nodes are never freed, only reused. */
 struct place {
@@ -60,30 +63,48 @@ static void *reserve(size_t bytes)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-int translator_open(struct translator **out, struct vcpu *v, struct decoder *decoder,
-		    const struct translate_options *options, const char **error)
+static void region_kill(struct region *r);
+static const void *translator_trap(uintptr_t pc, long long *gregs);
+
+struct translate_options translate_options;
+
+static void forget(struct translator *t)
 {
+	t->region_count = t->exit_count = 0;
+	t->trap_count[0] = t->trap_count[1] = 0;
+	t->used = t->stubs_end;
+	t->far_used = t->far;
+	memset(t->cells, 0, t->cell_count * sizeof(*t->cells));
+	t->cell_count = 0;
+}
+
+static void translator_close(struct tier *tier);
+
+static struct tier *translator_open(struct vcpu *v, struct decoder *decoder, const char **error)
+{
+	const struct translate_options *options = &translate_options;
 	struct translator *t = calloc(1, sizeof(*t));
-	int status = -ENOMEM;
 
 	*error = "out of memory for the translator";
 	if (!t)
-		return -ENOMEM;
+		return NULL;
 	t->v = v;
 	t->decoder = decoder;
 	t->heat = options->heat ? options->heat : HEAT;
 	t->exact = options->exact;
+	t->gs = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_;
+	v->soft.gs_tables = t->gs;
 	t->bmi2 = __builtin_cpu_supports("bmi2");
-	status = code_memory_open(&t->code, options->code_bytes ? options->code_bytes : CODE_BYTES,
-				  error);
-	if (status)
+	if (code_memory_open(&t->code, options->code_bytes ? options->code_bytes : CODE_BYTES, error))
 		goto fail;
-	status = -ENOMEM;
+	*error = "out of memory for the translator";
 	t->plan = reserve(sizeof(*t->plan));
 	t->regions = reserve(REGIONS_MOST * sizeof(*t->regions));
-	t->traps = reserve(TRAPS_MOST * sizeof(*t->traps));
+	t->traps[0] = reserve(TRAPS_MOST * sizeof(**t->traps));
+	t->traps[1] = reserve(TRAPS_MOST * sizeof(**t->traps));
 	t->exits = reserve(EXITS_MOST * sizeof(*t->exits));
-	if (!t->plan || !t->regions || !t->traps || !t->exits || place_add(t))
+	t->cells = code_memory_data(CELLS_MOST * sizeof(*t->cells));
+	if (!t->cells || !t->plan || !t->regions || !t->traps[0] || !t->traps[1] || !t->exits || place_add(t))
 		goto fail;
 	t->plan->v = v;
 	t->plan->decoder = decoder;
@@ -94,20 +115,21 @@ int translator_open(struct translator **out, struct vcpu *v, struct decoder *dec
 	if (!t->plan->scratch)
 		goto fail;
 	runtime_open(t);
-	t->used = t->stubs_end;
+	t->far = (uint32_t)(t->stubs_end + (t->code.bytes - t->stubs_end) / 8 * 3);
+	forget(t);
+	native_code_on_trap(translator_trap);
 	decoder->cache->heat = (int32_t)t->heat;
 	decoder->cache->region_kill = region_kill;
-	*out = t;
-	return 0;
+	return &t->tier;
 fail:
-	translator_close(t);
-	return status;
+	translator_close(&t->tier);
+	return NULL;
 }
 
-void translator_close(struct translator *t)
+static void translator_close(struct tier *tier)
 {
-	if (!t)
-		return;
+	struct translator *t = (struct translator *)tier;
+
 	place_remove(t);
 	if (t->plan) {
 		free(t->plan->scratch);
@@ -115,27 +137,31 @@ void translator_close(struct translator *t)
 	}
 	if (t->regions)
 		munmap(t->regions, REGIONS_MOST * sizeof(*t->regions));
-	if (t->traps)
-		munmap(t->traps, TRAPS_MOST * sizeof(*t->traps));
+	for (unsigned n = 0; n < 2; n++)
+		if (t->traps[n])
+			munmap(t->traps[n], TRAPS_MOST * sizeof(**t->traps));
+	if (t->cells)
+		munmap(t->cells, CELLS_MOST * sizeof(*t->cells));
 	if (t->exits)
 		munmap(t->exits, EXITS_MOST * sizeof(*t->exits));
 	code_memory_close(&t->code);
 	free(t);
 }
 
-void translator_flush(struct translator *t)
+static void translator_flush(struct tier *tier)
 {
-	t->region_count = t->trap_count = t->exit_count = 0;
+	struct translator *t = (struct translator *)tier;
+
 	runtime_reset(t);
-	t->used = t->stubs_end;
+	forget(t);
 	t->v->soft.killed = true;
 	t->v->soft.link_exit = 0;
-	t->stats.flushes++;
 }
 
-enum translate_status translator_translate(struct translator *t, gpa_t gpa, uint64_t rip,
-					   const uint8_t *host)
+static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint64_t rip,
+					     const uint8_t *host)
 {
+	struct translator *t = (struct translator *)tier;
 	struct trace_cache *cache = t->decoder->cache;
 	unsigned offset = (unsigned)(gpa & ~PAGE_MASK);
 	const uint8_t *page = host - offset;
@@ -144,12 +170,12 @@ enum translate_status translator_translate(struct translator *t, gpa_t gpa, uint
 	struct trace *head;
 
 	if (!(t->v->soft.mode & MODE_CODE64))
-		return TRANSLATE_NEVER;
+		return TIER_NEVER;
 	if (t->region_count == REGIONS_MOST)
-		return TRANSLATE_FULL;
+		return TIER_FULL;
 	head = trace_pool_take(cache, sizeof(*head));
 	if (!head)
-		return TRANSLATE_FULL;
+		return TIER_FULL;
 	memcpy(p->bytes, page, PAGE_SIZE);
 	p->page = gpa & PAGE_MASK;
 	p->rip = rip & PAGE_MASK;
@@ -157,37 +183,39 @@ enum translate_status translator_translate(struct translator *t, gpa_t gpa, uint
 	case PLAN_OK:
 		break;
 	case PLAN_NO:
-		return TRANSLATE_NEVER;
+		return TIER_NEVER;
 	case PLAN_FULL:
-		return TRANSLATE_FULL;
+		return TIER_FULL;
 	}
+	t->global = t->v->soft.fetch_global;
 	r = &t->regions[t->region_count];
 	*r = (struct region){ .translator = t, .head = head };
 	switch (region_write(t, r)) {
 	case REGION_WRITTEN:
 		break;
 	case REGION_NO:
-		return TRANSLATE_NEVER;
+		return TIER_NEVER;
 	case REGION_FULL:
-		return TRANSLATE_FULL;
+		return TIER_FULL;
 	}
 	*head = (struct trace){ .gpa = gpa, .mode = t->v->soft.mode, .region = r };
 	head->region_first = p->first_byte;
 	head->region_last = p->last_byte;
-	if (!trace_add_region(cache, head, p->granules))
-		return TRANSLATE_FULL;
 	t->region_count++;
-	/* Watched only from here on: what was translated must still be there. */
-	for (unsigned n = 0; n < 64; n++)
-		if (p->granules >> n & 1 && memcmp(p->bytes + 64 * n, page + 64 * n, 64) != 0)
-			return TRANSLATE_FULL;
+	switch (trace_add_region(cache, head, p->granules, p->bytes, page)) {
+	case TRACE_KEPT:
+		break;
+	case TRACE_CHANGED:
+	case TRACE_UNSETTLED:
+		return TIER_LATER;
+	}
 	t->stats.regions++;
 	t->stats.insns += p->insn_count;
-	t->stats.host_bytes += r->end - r->enter;
-	return TRANSLATE_DONE;
+	t->stats.hot_bytes += r->end - r->enter;
+	return TIER_DONE;
 }
 
-void region_kill(struct region *r)
+static void region_kill(struct region *r)
 {
 	struct translator *t = r->translator;
 	struct code c = { .p = t->code.rw + r->entry,
@@ -197,26 +225,26 @@ void region_kill(struct region *r)
 	/* No thread but ours runs this code, and it is at most in a call made from it. */
 	put_jmp(&c, t->code.rx + r->stale);
 	t->v->soft.killed = true;
-	t->stats.killed++;
 }
 
-const void *region_enter(const struct region *r)
+static const void *region_enter(const struct region *r)
 {
 	return r->translator->code.rx + r->enter;
 }
 
-const void *region_entry(const struct region *r)
+static const void *region_entry(const struct region *r)
 {
 	return r->translator->code.rx + r->entry;
 }
 
-const void *translator_leave(const struct translator *t)
+static const void *translator_leave(const struct tier *tier)
 {
-	return t->leave_known;
+	return ((const struct translator *)tier)->leave_known;
 }
 
-void translator_link(struct translator *t, uint32_t exit, const struct region *target)
+static void translator_link(struct tier *tier, uint32_t exit, const struct region *target)
 {
+	struct translator *t = (struct translator *)tier;
 	struct code c = { .p = t->exits[exit - 1].at,
 			  .end = t->exits[exit - 1].at + 4,
 			  .to_rx = t->code.rx - t->code.rw };
@@ -225,28 +253,36 @@ void translator_link(struct translator *t, uint32_t exit, const struct region *t
 	t->stats.links++;
 }
 
-const struct translate_stats *translator_stats(const struct translator *t)
+static void translator_stats(const struct tier *tier, struct engine_stats *stats)
 {
-	return &t->stats;
+	const struct translator *t = (const struct translator *)tier;
+
+	stats->regions = t->stats.regions;
+	stats->translated = t->stats.insns;
+	stats->links = t->stats.links;
+	stats->hot_bytes = t->stats.hot_bytes;
+	stats->cold_bytes = t->stats.cold_bytes;
 }
 
 static const struct trap *trap_find(const struct translator *t, uint32_t position)
 {
-	uint32_t low = 0, high = t->trap_count;
+	unsigned far = position >= t->far;
+	const struct trap *traps = t->traps[far];
+	uint32_t low = 0, high = t->trap_count[far];
 
 	/* Of the traps at or before it, the last one: positions grow. */
 	while (low < high) {
 		uint32_t mid = low + (high - low) / 2;
 
-		if (t->traps[mid].position <= position)
+		if (traps[mid].position <= position)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	return low && t->traps[low - 1].position == position ? &t->traps[low - 1] : NULL;
+	return low && traps[low - 1].position == position ? &traps[low - 1] : NULL;
 }
 
-const void *translator_trap(uintptr_t pc, long long *gregs)
+static const void *translator_trap(uintptr_t pc, long long *gregs)
 {
 	const struct trap *trap;
 	struct translator *t = NULL;
@@ -271,3 +307,31 @@ const void *translator_trap(uintptr_t pc, long long *gregs)
 	/* Written with the region, so that nothing is written here. */
 	return runtime_leave(t, trap->resident, LEAVE_SLOW);
 }
+
+static int translate_open(struct vcpu *v, const char **error)
+{
+	static const struct tier_ops ops = {
+		.open = translator_open,
+		.close = translator_close,
+		.flush = translator_flush,
+		.translate = translator_translate,
+		.enter = region_enter,
+		.entry = region_entry,
+		.leave = translator_leave,
+		.link = translator_link,
+		.stats = translator_stats,
+	};
+
+	return interpret_open(v, &ops, error);
+}
+
+const struct engine engine_translate = {
+	.name = "translate",
+	.vcpu_open = translate_open,
+	.vcpu_close = interpret_close,
+	.enter = interpret_enter,
+	.run = interpret_run,
+	.leave = interpret_leave,
+	.kick = interpret_kick,
+	.stats = interpret_stats,
+};
