@@ -294,7 +294,7 @@ static void say_what_runs(const struct run *run)
 	if (o->command)
 		leave = "Ctrl-C interrupts the command";
 	fprintf(stderr, "insula: engine %s (%s), %llu MiB, %u cpu%s; %s%s", o->engine->name,
-		strcmp(o->engine_name, "auto") == 0 ? "the one this version has" : "as asked",
+		strcmp(o->engine_name, "auto") == 0 ? "the best that works here" : "as asked",
 		(unsigned long long)(ram_size(vm_board(run->vm)->ram) >> 20), cpus,
 		cpus == 1 ? "" : "s", leave, run->raw ? "\r\n" : "\n");
 }

@@ -532,6 +532,9 @@ static bool take_insn(struct plan *p, unsigned offset, struct guest_insn *g, boo
 			g->kind = G_PLAIN;
 			take_flags(g, &zi, ops);
 			take_encoding(g, &zi, bytes);
+			/* Of zero they leave the destination as it was. */
+			if (zi.mnemonic == ZYDIS_MNEMONIC_BSF || zi.mnemonic == ZYDIS_MNEMONIC_BSR)
+				g->reads |= g->writes;
 			if (zi.mnemonic == ZYDIS_MNEMONIC_DIV || zi.mnemonic == ZYDIS_MNEMONIC_IDIV)
 				g->traps = true;
 			return true;
