@@ -21,6 +21,7 @@ static struct machine m;
 static struct fake_disk disk;
 static struct virtio_blk *blk;
 static struct driver d;
+static bool harmed; /* registers may be anywhere */
 
 static void set_up(void)
 {
@@ -85,8 +86,10 @@ static void step(struct input *in, uint64_t io)
 		disk.hold = at & 1;
 		disk.reverse = at & 2;
 		disk.fail_with = at & 4 ? -EIO : 0;
-		if (at >= 0xf0)
+		if (at >= 0xf0) {
 			harm_host(m.host, in);
+			harmed = true;
+		}
 		break;
 	case 10:
 		at = input_take(in, 2) % 0x4000;
@@ -109,6 +112,19 @@ static void step(struct input *in, uint64_t io)
 	}
 }
 
+/* After a loaded state only firmware knows where the device is. */
+static void find_again(void)
+{
+	int err;
+
+	if (!harmed)
+		return;
+	pci_host_reset(m.host);
+	err = pci_host_assign(m.host);
+	ASSERT(!err);
+	driver_init(&d, &m, SLOT);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
 	struct input in = { bytes, len };
@@ -123,12 +139,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 	err = pci_host_assign(m.host);
 	ASSERT(!err);
 	fake_loop_pump(m.loop, 100);
+	harmed = false;
 	driver_init(&d, &m, SLOT);
 	io = machine_bar(&m, SLOT, 0);
 	m.brk = RINGS;
 	driver_start(&d, input_take(&in, 8), 1);
 	for (unsigned i = 0; i < STEPS_MAX && in.left; i++)
 		step(&in, io);
+	find_again();
 
 	/* Whatever happened: a reset works and leaves nothing behind. */
 	driver_set(&d, VIRTIO_PCI_COMMON_STATUS, 1, 0);

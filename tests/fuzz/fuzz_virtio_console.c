@@ -19,6 +19,7 @@ static struct machine m;
 static struct virtio_console *con;
 static struct chardev *chr[PORTS];
 static struct driver d;
+static bool harmed; /* registers may be anywhere */
 
 static void set_up(void)
 {
@@ -92,9 +93,10 @@ static void step(struct input *in)
 		break;
 	case 8:
 		at = input_take(in, 1);
-		if (at >= 0xf0)
+		if (at >= 0xf0) {
 			harm_host(m.host, in);
-		else
+			harmed = true;
+		} else
 			virtio_console_resize(con, port, (uint16_t)at, 25);
 		break;
 	case 9:
@@ -118,6 +120,19 @@ static void step(struct input *in)
 	}
 }
 
+/* After a loaded state only firmware knows where the device is. */
+static void find_again(void)
+{
+	int err;
+
+	if (!harmed)
+		return;
+	pci_host_reset(m.host);
+	err = pci_host_assign(m.host);
+	ASSERT(!err);
+	driver_init(&d, &m, SLOT);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
 	struct input in = { bytes, len };
@@ -129,11 +144,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 	pci_host_reset(m.host);
 	err = pci_host_assign(m.host);
 	ASSERT(!err);
+	harmed = false;
 	driver_init(&d, &m, SLOT);
 	m.brk = RINGS;
 	driver_start(&d, input_take(&in, 8), QUEUES);
 	for (unsigned i = 0; i < STEPS_MAX && in.left; i++)
 		step(&in);
+	find_again();
 
 	driver_set(&d, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	ASSERT(driver_status(&d) == 0);
