@@ -108,10 +108,18 @@ static uint64_t khz_by_measurement(void)
 	return (uint64_t)((unsigned __int128)(end.tsc - start.tsc) * 1000000 / (end.ns - start.ns));
 }
 
+/* A fact about the host, the same for every VM; two threads may find it twice. */
+static _Atomic uint64_t found;
+
+void tsc_host_preset(uint64_t khz)
+{
+	uint64_t none = 0;
+
+	atomic_compare_exchange_strong(&found, &none, khz);
+}
+
 uint64_t tsc_host_khz(void)
 {
-	/* A fact about the host, the same for every VM; two threads may find it twice. */
-	static _Atomic uint64_t found;
 	uint64_t khz = atomic_load(&found);
 
 	if (khz)

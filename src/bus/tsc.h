@@ -13,6 +13,8 @@ bool tsc_invariant(void);
 
 /* Found once per process: from CPUID, from the kernel, or by 10 ms of measurement. Any thread. */
 uint64_t tsc_host_khz(void);
+/* What another process found on this host since it booted, so that it need not be found again. */
+void tsc_host_preset(uint64_t khz);
 
 static inline uint64_t tsc_read(void)
 {

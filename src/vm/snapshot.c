@@ -22,6 +22,7 @@
 #include "base/assert.h"
 #include "base/bytes.h"
 #include "base/loop.h"
+#include "bus/tsc.h"
 #include "bus/vclock.h"
 #include "cpu/vcpu_state.h"
 #include "state/crc32c.h"
@@ -35,11 +36,17 @@
 
 /* ---- the machine's description ---- */
 
+#define BOOT_ID_LEN 36
+
 struct machine_state {
 	uint64_t mem_bytes, tsc_khz;
 	uint64_t wall_base_ns; /* wall time of guest time 0 */
 	uint32_t cpus, disks;
 	bool debug_exit, console, agent;
+	/* On the same host, not booted since, the counter need not be measured again: that takes
+	 * longer than all the rest, and would give a slightly other figure. */
+	uint64_t host_tsc_khz;
+	uint8_t host_boot[BOOT_ID_LEN];
 };
 
 static const struct state_field machine_fields[] = {
@@ -49,6 +56,8 @@ static const struct state_field machine_fields[] = {
 	STATE_FIELD(struct machine_state, cpus),
 	STATE_FIELD(struct machine_state, disks),
 	STATE_FIELD(struct machine_state, debug_exit),
+	STATE_FIELD(struct machine_state, host_tsc_khz),
+	STATE_ARRAY(struct machine_state, host_boot),
 	STATE_FIELD(struct machine_state, console),
 	STATE_FIELD(struct machine_state, agent),
 	STATE_END,
@@ -98,6 +107,19 @@ static const struct state_table disk_table = {
 	.fields = disk_fields,
 	.post_load = disk_post_load,
 };
+
+/* All zero where the host does not tell. */
+static void host_boot_id(uint8_t id[BOOT_ID_LEN])
+{
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+
+	memset(id, 0, BOOT_ID_LEN);
+	if (fd < 0)
+		return;
+	if (read(fd, id, BOOT_ID_LEN) != BOOT_ID_LEN)
+		memset(id, 0, BOOT_ID_LEN);
+	close(fd);
+}
 
 static int disk_identity(const char *path, struct snapshot_disk *disk)
 {
@@ -165,8 +187,10 @@ static void collect(void *ctx)
 		.debug_exit = o->debug_exit,
 		.console = o->console,
 		.agent = o->agent,
+		.host_tsc_khz = tsc_host_khz(),
 	};
 
+	host_boot_id(machine.host_boot);
 	state_save(&machine_table, &machine, c->w);
 	cpu_model_save(vm->model, c->w);
 	board_save(vm->board, c->w);
@@ -563,12 +587,17 @@ int vm_snapshot_apply(struct vm_snapshot *s, struct vm_options *options,
 {
 	const struct machine_state *m = &s->machine;
 	struct board_options *board = &options->board;
+	uint8_t boot[BOOT_ID_LEN];
 
 	if (!board->console != !m->console || !board->agent != !m->agent) {
 		snprintf(error, SNAPSHOT_ERROR_MAX,
 			 "the snapshot's machine and its run contradict each other");
 		return -EINVAL;
 	}
+	host_boot_id(boot);
+	if (boot[0] && memcmp(boot, m->host_boot, sizeof(boot)) == 0 && m->host_tsc_khz >= 1000 &&
+	    m->host_tsc_khz <= 100000000)
+		tsc_host_preset(m->host_tsc_khz);
 	board->mem_bytes = m->mem_bytes;
 	board->cpus = m->cpus;
 	board->tsc_khz = m->tsc_khz;
