@@ -249,14 +249,14 @@ static const struct state_table fpu_table = {
 
 /* Signals that have arrived and were not acted on. */
 struct vcpu_pending {
-	bool nmi, init, startup;
+	bool nmi, init, startup, kick;
 	uint8_t startup_vector;
 };
 
 static const struct state_field pending_fields[] = {
-	STATE_FIELD(struct vcpu_pending, nmi), STATE_FIELD(struct vcpu_pending, init),
+	STATE_FIELD(struct vcpu_pending, nmi),     STATE_FIELD(struct vcpu_pending, init),
 	STATE_FIELD(struct vcpu_pending, startup), STATE_FIELD(struct vcpu_pending, startup_vector),
-	STATE_END
+	STATE_FIELD(struct vcpu_pending, kick),    STATE_END
 };
 
 static const struct state_table pending_table = {
@@ -288,6 +288,7 @@ void vcpu_save(struct vcpu *v, struct state_writer *w)
 	pending.nmi = req & REQ_NMI;
 	pending.init = req & REQ_INIT;
 	pending.startup = req & REQ_SIPI;
+	pending.kick = (req & REQ_KICK) || v->arch.kicked;
 	pending.startup_vector = pending.startup ? (uint8_t)atomic_load(&v->sipi_vector) : 0;
 	/* What was taken must still be looked at when this machine goes on. */
 	atomic_fetch_or(&v->req, REQ_IRQ);
@@ -343,9 +344,12 @@ int vcpu_load(struct vcpu *v, struct state_reader *r)
 	for (unsigned i = 0; i < 8; i++)
 		atomic_store(&v->posted[i], 0);
 	atomic_store(&v->sipi_vector, pending.startup_vector);
-	atomic_store(&v->req, REQ_FLUSH | (pending.nmi ? REQ_NMI : 0) |
-				      (pending.init ? REQ_INIT : 0) |
-				      (pending.startup ? REQ_SIPI : 0));
+	v->arch.kicked = 0;
+	/* News for the engine waits in its queue and stays announced. */
+	atomic_fetch_and(&v->req, REQ_CODE);
+	atomic_fetch_or(&v->req,
+			REQ_FLUSH | (pending.nmi ? REQ_NMI : 0) | (pending.init ? REQ_INIT : 0) |
+				(pending.startup ? REQ_SIPI : 0) | (pending.kick ? REQ_KICK : 0));
 	v->fp_live = false;
 	vcpu_mode_changed(v);
 	lapic_loaded(v);
