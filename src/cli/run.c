@@ -467,9 +467,9 @@ static void print_stats(const struct vm *vm)
 		" events, %" PRIu64 " slow instructions, %" PRIu64 " faults, %" PRIu64
 		" stale, %" PRIu64 " found hot\n"
 		"insula: TLB: %" PRIu64 " fills, %" PRIu64 " flushes\n",
-		s.decoded, s.killed, s.flushes, s.regions, s.translated, s.links,
-		s.hot_bytes >> 10, s.cold_bytes >> 10, s.exits_next, s.exits_events, s.exits_slow,
-		s.exits_fault, s.exits_stale, s.exits_hot, s.tlb_fills, s.tlb_flushes);
+		s.decoded, s.killed, s.flushes, s.regions, s.translated, s.links, s.hot_bytes >> 10,
+		s.cold_bytes >> 10, s.exits_next, s.exits_events, s.exits_slow, s.exits_fault,
+		s.exits_stale, s.exits_hot, s.tlb_fills, s.tlb_flushes);
 }
 
 static int run_vm(struct run *run)

@@ -1,8 +1,8 @@
 /*
  * The file of a snapshot: header and parts, and whatever of the state can be read
- * without a machine around it. The input is the file. Checksums are put right
- * first if the first byte of its padding says so, or the fuzzer would never get
- * past them.
+ * without a machine around it. The input is the file; or, if it begins with a
+ * zero byte, what a file with right checksums is made of, or the fuzzer would
+ * never get past those.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -24,23 +24,42 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 
-/* Header, table and plain parts get the sums of what is there. */
-static void put_right(uint8_t *file, size_t len)
-{
-	uint32_t count = bytes_load32(file + 12);
+static const char *const names[] = { "run", "state", "session", "ram", "ram.sums", "other" };
 
+/*
+ * A file whose header and sums are right: of each part the input says the gap
+ * before it, its encoding and its length, then come the contents.
+ */
+static size_t compose(uint8_t *file, const uint8_t *bytes, size_t len)
+{
+	size_t count = sizeof(names) / sizeof(names[0]), head = 1 + 4 * count, at = HEADER;
+
+	if (len < head)
+		return 0;
+	memset(file, 0, HEADER);
 	memcpy(file, "INSULASN", 8);
 	bytes_store32(file + 8, 1);
-	bytes_store64(file + 16, len);
-	for (uint32_t i = 0; i < count && i < SNAPSHOT_PARTS_MAX; i++) {
-		uint8_t *part = file + AT_BEGIN + (size_t)i * 64;
-		uint64_t offset = bytes_load64(part + 24), size = bytes_load64(part + 32);
+	bytes_store32(file + 12, (uint32_t)count);
+	for (size_t i = 0; i < count; i++) {
+		const uint8_t *say = bytes + 1 + 4 * i;
+		size_t size = bytes_load16(say + 2), left = len - head;
+		uint8_t *part = file + AT_BEGIN + i * 64;
 
-		if (offset <= len && size <= len - offset)
-			bytes_store32(part + 44, crc32c(0, file + offset, size));
+		size = size < left ? size : left;
+		memset(file + at, 0, say[0]);
+		at += say[0];
+		memcpy(file + at, bytes + head, size);
+		strcpy((char *)part, names[i]);
+		bytes_store64(part + 24, at);
+		bytes_store64(part + 32, size);
+		bytes_store32(part + 40, say[1]);
+		bytes_store32(part + 44, crc32c(0, file + at, size));
+		at += size;
+		head += size;
 	}
-	bytes_store32(file + 24, 0);
+	bytes_store64(file + 16, at);
 	bytes_store32(file + 24, crc32c(0, file, HEADER));
+	return at;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
@@ -54,11 +73,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 		return 0;
 	fd = memfd_create("fuzz", MFD_CLOEXEC);
 	ASSERT(fd >= 0);
-	file = malloc(len);
+	file = malloc(len + HEADER + 8 * 256);
 	ASSERT(file);
-	memcpy(file, bytes, len);
-	if (len >= HEADER && file[HEADER - 1])
-		put_right(file, len);
+	if (bytes[0])
+		memcpy(file, bytes, len);
+	else
+		len = compose(file, bytes, len);
 	ASSERT(write(fd, file, len) == (ssize_t)len);
 	free(file);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
