@@ -956,15 +956,24 @@ static void lower_call_indirect(struct gen *g, const struct guest_insn *i)
 	int s;
 
 	put_target(g, i);
+	save_flags(g);
+	/* A target that faults must do so before the push, which may overwrite where it came from. */
+	put_load(&g->c, R10, SLOT(soft.target));
+	put_mov(&g->c, R9, R10);
+	put_insn(&g->c, OP_W(0xc1), 4, reg_operand(R9));
+	put8(&g->c, 16);
+	put_insn(&g->c, OP_W(0xc1), 7, reg_operand(R9));
+	put8(&g->c, 16);
+	put_insn(&g->c, OP_W(0x3b), R9, reg_operand(R10));
+	cold_add(g, COLD_LEAVE, put_jcc_open(&g->c, CC_NE));
 	top = put_stack_access(g, -8, true, FLAGS_ARITH);
 	s = scratch(g);
 	put_load(&g->c, s, SLOT(arch.rip));
 	put_lea(&g->c, s, mem_operand(s, i->offset + i->len));
 	put_store(&g->c, top, s);
 	g->busy = 0;
-	save_flags(g);
 	put_load(&g->c, R10, SLOT(soft.target));
-	put_indirect(g, -8, i, true);
+	put_indirect(g, -8, i, false);
 }
 
 static void lower_ret(struct gen *g, const struct guest_insn *i)
