@@ -51,7 +51,7 @@ const struct option_def run_option_defs[] = {
 	  "add port 0xf4: writing V to it ends the run with\nstatus (V << 1) | 1", OPT_DEBUG_EXIT },
 	{ "code-cache", "SIZE", "translate: memory for translated code, per cpu (default 64M)",
 	  OPT_CODE_CACHE },
-	{ "hot", "N", "translate: executions before code is translated (default 40)", OPT_HOT },
+	{ "hot", "N", "translate: executions before code is translated (default 200)", OPT_HOT },
 	{ "stats", NULL, "at the end, tell on stderr what the engine did", OPT_STATS },
 	{ "no-reboot", NULL, "end, with status 0, when the guest resets itself", OPT_NO_REBOOT },
 	{ "name", "NAME", "what insula ps calls it (default: the guest's name)", OPT_NAME },

@@ -75,7 +75,7 @@ const void *insn_stale(struct vcpu *v, const struct insn *i);
 
 /* Cache of linear code addresses: valid while soft.code_gen or global_gen is what it was when
  * filled. */
-#define JUMP_BITS 14
+#define JUMP_BITS 13
 #define JUMP_FOLD 10 /* functions start at multiples of 16: higher bits must tell them apart */
 #define JUMP_SIZE (1u << JUMP_BITS)
 struct jump_entry {

@@ -22,8 +22,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define POOL_BYTES      (11u << 19)
-#define POOL_TIER_BYTES (32u << 20) /* regions, and traces waiting to be hot */
+#define POOL_BYTES      (9u << 19)
+#define POOL_TIER_BYTES (14u << 20) /* regions, and traces waiting to be hot */
 
 struct interpret {
 	struct trace_cache cache;

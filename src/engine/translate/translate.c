@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 
 #define CODE_BYTES (64u << 20)
-#define HEAT       40
+#define HEAT       200
 #define HWCAP2_FSGSBASE_ 2u /* x86: user code may execute WRGSBASE */
 
 /* All of the process, for the signal handler. Nodes are never freed, only reused. */
