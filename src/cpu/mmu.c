@@ -19,6 +19,7 @@
 #include "cpu/lapic.h"
 #include "cpu/mode.h"
 #include "cpu/paging.h"
+#include "cpu/walk_cache.h"
 #include "mem/page.h"
 #include <stdlib.h>
 
@@ -67,6 +68,7 @@ struct context {
 	uint64_t large_first,
 		large_last; /* linear range covered by large pages; first > last: none */
 	uint64_t last_use;
+	uint64_t epoch; /* of its entries in the walk cache; changes with every flush */
 	struct bloom code_pages; /* non-global ones */
 	struct generations generations;
 	struct fetch_entry fetch[FETCH_SIZE];
@@ -104,6 +106,8 @@ struct soft_mmu {
 	struct watch watch[4];
 	uint64_t watch_hits;
 	uint64_t fills, flushes;
+	uint64_t epochs; /* the last one given out */
+	struct walk_cache walks;
 	struct locked {
 		struct piece piece[2];
 		unsigned count; /* pieces to store at the end; 0: the guest's bytes themselves */
@@ -192,10 +196,11 @@ static void generations_forget(struct generations *g)
 }
 
 /* Empties a context, but for global entries if those are to stay. */
-static void context_flush(struct context *c, bool keep_global)
+static void context_flush(struct soft_mmu *mmu, struct context *c, bool keep_global)
 {
 	unsigned view, n;
 
+	c->epoch = ++mmu->epochs;
 	for (view = 0; view < VIEWS; view++) {
 		struct tables *t = &c->views[view];
 
@@ -230,7 +235,7 @@ static void flush_everything(struct soft_mmu *mmu)
 	unsigned n;
 
 	for (n = 0; n < CONTEXTS; n++) {
-		context_flush(&mmu->contexts[n], false);
+		context_flush(mmu, &mmu->contexts[n], false);
 		mmu->contexts[n].used = &mmu->contexts[n] == mmu->current;
 	}
 	generations_forget(&mmu->generations);
@@ -384,7 +389,7 @@ static void watch_update(struct vcpu *v)
 	bytes_copy(mmu->watched_dr, now, sizeof(now));
 	if (watching || mmu->watching)
 		for (n = 0; n < CONTEXTS; n++)
-			context_flush(&mmu->contexts[n], false);
+			context_flush(mmu, &mmu->contexts[n], false);
 	mmu->watching = watching;
 }
 
@@ -424,7 +429,7 @@ void mmu_flush_nonglobal(struct vcpu *v)
 {
 	if (!v->soft.mmu)
 		return;
-	context_flush(v->soft.mmu->current, true);
+	context_flush(v->soft.mmu, v->soft.mmu->current, true);
 	v->soft.mmu->flushes++;
 	select_tables(v);
 }
@@ -445,7 +450,7 @@ void mmu_flush_pcid(struct vcpu *v, unsigned pcid)
 
 	if (!c)
 		return;
-	context_flush(c, true);
+	context_flush(v->soft.mmu, c, true);
 	if (c == v->soft.mmu->current)
 		select_tables(v);
 }
@@ -476,7 +481,7 @@ void mmu_switch(struct vcpu *v, unsigned pcid, bool keep)
 		keep = false;
 	}
 	if (!keep)
-		context_flush(c, true);
+		context_flush(mmu, c, true);
 	c->last_use = ++mmu->uses;
 	mmu->current = c;
 	select_tables(v);
@@ -511,13 +516,14 @@ static void entry_drop(struct tlb_entry *entries, uint64_t page)
 		e->tag = tlb_invalid((unsigned)(e - entries));
 }
 
-static void context_invlpg(struct context *c, uint64_t la)
+static void context_invlpg(struct soft_mmu *mmu, struct context *c, uint64_t la)
 {
 	uint64_t page = la & PAGE_MASK;
 	unsigned view, n;
 
+	walk_drop(&mmu->walks, la);
 	if (la >= c->large_first && la <= c->large_last) {
-		context_flush(c, false);
+		context_flush(mmu, c, false);
 		return;
 	}
 	for (view = 0; view < VIEWS; view++) {
@@ -549,7 +555,7 @@ void mmu_invlpg(struct vcpu *v, uint64_t la)
 
 		/* A page of the upper half may be global and then stands in every context. */
 		if (c == mmu->current || (c->used && ((int64_t)la < 0 || c->global_user)))
-			context_invlpg(c, la);
+			context_invlpg(mmu, c, la);
 	}
 	/* Within a large page any 4 KiB part may have been fetched from. */
 	if (bloom_has(&mmu->code_pages, la) ||
@@ -564,7 +570,7 @@ void mmu_invpcid_address(struct vcpu *v, unsigned pcid, uint64_t la)
 
 	if (!c)
 		return;
-	context_invlpg(c, la);
+	context_invlpg(v->soft.mmu, c, la);
 	if (c == v->soft.mmu->current)
 		select_tables(v);
 }
@@ -672,7 +678,8 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 	}
 	if (vcpu_long_mode(v) && !address_canonical(la))
 		return canonical_fault(v);
-	if (paging_walk(v, la, view_access(view) | (write ? PAGING_WRITE : 0), &r))
+	if (walk_cached(&mmu->walks, c->epoch, v, la,
+			view_access(view) | (write ? PAGING_WRITE : 0), &r))
 		return -1;
 	p->gpa = r.gpa;
 	host = ram_page(v->ram, r.gpa);
