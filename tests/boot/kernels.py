@@ -1,4 +1,5 @@
 """Stock kernels, in the forms in which a user may have them, with the serial console on stdin and stdout."""
+import hashlib
 import json
 import os
 import signal
@@ -100,3 +101,13 @@ def test_two_cpus(host):
         seq 200 | xargs -P 4 -n 1 true && echo done
         dmesg | grep -E 'stall|lockup|LOCKUP|Oops|BUG:' """)
     r.expect(1, out=b"0-1\ndone\n", err=b"")
+
+
+def test_translated_at_once(host):
+    """Everything translated when first met; a code cache that is emptied again and again; the same on two cpus."""
+    for options in (("--hot", "1", "--code-cache", "8M"), ("--code-cache", "1M"), ("--hot", "5", "--cpus", "2")):
+        r = host.guest("--engine", "translate", *options, "--", "sh", "-c", """
+            seq 20000 | sha256sum
+            dmesg | grep -E 'stall|lockup|LOCKUP|Oops|BUG:'""")
+        want = hashlib.sha256(b"".join(b"%d\n" % n for n in range(1, 20001))).hexdigest()
+        r.expect(1, out=f"{want}  -\n".encode(), err=b"")
