@@ -535,6 +535,10 @@ static bool take_insn(struct plan *p, unsigned offset, struct guest_insn *g, boo
 			/* Of zero they leave the destination as it was. */
 			if (zi.mnemonic == ZYDIS_MNEMONIC_BSF || zi.mnemonic == ZYDIS_MNEMONIC_BSR)
 				g->reads |= g->writes;
+			/* A locked access across cache lines would hold up the whole host, if it is allowed. */
+			if (g->memory && g->size > 1 &&
+			    (g->op.lock || zi.mnemonic == ZYDIS_MNEMONIC_XCHG))
+				g->aligned = true;
 			if (zi.mnemonic == ZYDIS_MNEMONIC_DIV || zi.mnemonic == ZYDIS_MNEMONIC_IDIV)
 				g->traps = true;
 			return true;

@@ -63,7 +63,7 @@ static void *reserve(size_t bytes)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static void region_kill(struct region *r);
+__attribute__((target("general-regs-only"))) static void region_kill(struct region *r);
 static const void *translator_trap(uintptr_t pc, long long *gregs);
 
 struct translate_options translate_options;
@@ -215,15 +215,17 @@ static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint6
 	return TIER_DONE;
 }
 
-static void region_kill(struct region *r)
+/* Called in the middle of guest code too: the vector registers are the guest's. */
+__attribute__((target("general-regs-only"))) static void region_kill(struct region *r)
 {
 	struct translator *t = r->translator;
-	struct code c = { .p = t->code.rw + r->entry,
-			  .end = t->code.rw + r->entry + 5,
-			  .to_rx = t->code.rx - t->code.rw };
+	uint8_t *entry = t->code.rw + r->entry;
+	uint32_t distance = r->stale - (r->entry + 5);
 
-	/* No thread but ours runs this code, and it is at most in a call made from it. */
-	put_jmp(&c, t->code.rx + r->stale);
+	/* No thread but ours runs this code, and it is at most in a call made from it: a jump. */
+	entry[0] = 0xe9;
+	for (unsigned n = 0; n < 4; n++)
+		entry[1 + n] = (uint8_t)(distance >> (8 * n));
 	t->v->soft.killed = true;
 }
 
