@@ -47,6 +47,20 @@ static uint64_t address(struct input *in)
 	return ARENA + (input_take(in, 2) & 0x3fff);
 }
 
+/* After a loaded state only firmware knows where the device is. */
+static void find_again(void)
+{
+	int err;
+
+	if (!harmed)
+		return;
+	pci_host_reset(m.host);
+	err = pci_host_assign(m.host);
+	ASSERT(!err);
+	driver_init(&d, &m, SLOT);
+	harmed = false;
+}
+
 static void step(struct input *in, uint64_t io)
 {
 	struct virtio_blk_outhdr header;
@@ -106,23 +120,11 @@ static void step(struct input *in, uint64_t io)
 		bus_read(m.mmio, d.common + input_take(in, 2) % 0x4000, input_size(in));
 		break;
 	case 13:
+		find_again();
 		m.brk = RINGS;
 		driver_start(&d, input_take(in, 8), 1);
 		break;
 	}
-}
-
-/* After a loaded state only firmware knows where the device is. */
-static void find_again(void)
-{
-	int err;
-
-	if (!harmed)
-		return;
-	pci_host_reset(m.host);
-	err = pci_host_assign(m.host);
-	ASSERT(!err);
-	driver_init(&d, &m, SLOT);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)

@@ -50,6 +50,20 @@ static void add(struct input *in, unsigned queue, bool writable)
 	ring_add(&d, queue, buffers, count);
 }
 
+/* After a loaded state only firmware knows where the device is. */
+static void find_again(void)
+{
+	int err;
+
+	if (!harmed)
+		return;
+	pci_host_reset(m.host);
+	err = pci_host_assign(m.host);
+	ASSERT(!err);
+	driver_init(&d, &m, SLOT);
+	harmed = false;
+}
+
 static void step(struct input *in)
 {
 	struct virtio_console_control message;
@@ -114,23 +128,11 @@ static void step(struct input *in)
 		ring_kick(&d, queue);
 		break;
 	case 11:
+		find_again();
 		m.brk = RINGS;
 		driver_start(&d, input_take(in, 8), QUEUES);
 		break;
 	}
-}
-
-/* After a loaded state only firmware knows where the device is. */
-static void find_again(void)
-{
-	int err;
-
-	if (!harmed)
-		return;
-	pci_host_reset(m.host);
-	err = pci_host_assign(m.host);
-	ASSERT(!err);
-	driver_init(&d, &m, SLOT);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
