@@ -533,7 +533,7 @@ int interpret_open(struct vcpu *v, const struct tier_ops *ops, const char **erro
 	in->native = native_code_new(error);
 	if (!in->native)
 		goto fail_cache;
-	in->step = malloc(TRACE_MOST);
+	in->step = calloc(1, TRACE_MOST); /* no region */
 	v->soft.mmu = mmu_new(&in->cache.listener);
 	if (!in->step || !v->soft.mmu ||
 	    native_code_cover(in->native, in->cache.code.rx, in->cache.code.bytes))
