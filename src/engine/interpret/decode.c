@@ -803,8 +803,10 @@ static bool lower_move(struct lowering *l)
 	case ZYDIS_MNEMONIC_PREFETCHT1:
 	case ZYDIS_MNEMONIC_PREFETCHT2:
 	case ZYDIS_MNEMONIC_PREFETCHW:
-	case ZYDIS_MNEMONIC_LFENCE:
 		l->out->handler = insn_nop;
+		return true;
+	case ZYDIS_MNEMONIC_LFENCE:
+		l->out->handler = insn_lfence;
 		return true;
 	case ZYDIS_MNEMONIC_MFENCE:
 	case ZYDIS_MNEMONIC_SFENCE:

@@ -116,6 +116,7 @@ insn_handler *string_handler(unsigned opcode, unsigned size_log);
 const void *insn_nop(struct vcpu *v, const struct insn *i);
 const void *insn_pause(struct vcpu *v, const struct insn *i);
 const void *insn_fence(struct vcpu *v, const struct insn *i);
+const void *insn_lfence(struct vcpu *v, const struct insn *i);
 const void *
 insn_fault_imm(struct vcpu *v,
 	       const struct insn *i); /* imm: vector | error code << 8 | has error << 40 */

@@ -360,6 +360,13 @@ const void *insn_fence(struct vcpu *v, const struct insn *i)
 	NEXT(v, i);
 }
 
+/* What keeps a guest's RDTSC behind what it follows must keep the host's there. */
+const void *insn_lfence(struct vcpu *v, const struct insn *i)
+{
+	__asm__ volatile("lfence" ::: "memory");
+	NEXT(v, i);
+}
+
 const void *insn_nop(struct vcpu *v, const struct insn *i)
 {
 	NEXT(v, i);

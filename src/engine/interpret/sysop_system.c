@@ -89,6 +89,8 @@ static int op_rdtsc(struct vcpu *v, const struct sysop *op)
 		return excp_ud(v);
 	if ((v->arch.cr4 & CR4_TSD) && v->arch.cpl)
 		return excp_gp(v, 0);
+	if (with_aux) /* waits for the instructions before it, as RDTSC does not */
+		__asm__ volatile("lfence" ::: "memory");
 	edx_eax_write(v, vcpu_tsc(v));
 	if (with_aux)
 		v->arch.gpr[RCX] = (uint32_t)v->arch.msr.tsc_aux;
