@@ -68,7 +68,7 @@ struct context {
 	uint64_t large_first,
 		large_last; /* linear range covered by large pages; first > last: none */
 	uint64_t last_use;
-	uint64_t epoch; /* of its entries in the walk cache; changes with every flush */
+	uint64_t epoch;          /* of its entries in the walk cache; changes with every flush */
 	struct bloom code_pages; /* non-global ones */
 	struct generations generations;
 	struct fetch_entry fetch[FETCH_SIZE];
@@ -99,7 +99,8 @@ struct soft_mmu {
 	struct bloom code_pages;        /* global ones */
 	uint64_t large_code_first,
 		large_code_last; /* linear range of global large pages fetched from */
-	struct tlb_entry *empty; /* two tables, all invalid: every access takes the slow path (#AC checks) */
+	struct tlb_entry
+		*empty; /* two tables, all invalid: every access takes the slow path (#AC checks) */
 	bool check_alignment;
 	bool watching;
 	uint64_t watched_dr[5]; /* DR0-3 and DR7 that `watch` reflects */

@@ -210,7 +210,7 @@ enum vcpu_request {
 				instruction */
 	REQ_WINDOW = 1 << 9, /* own use: an interrupt waits for IF */
 	REQ_FLUSH = 1 << 10, /* flush the whole TLB (memory map changed) */
-	REQ_KICK = 1 << 12,      /* a guest's kick hypercall ended our HLT, or the next one */
+	REQ_KICK = 1 << 12,  /* a guest's kick hypercall ended our HLT, or the next one */
 	REQ_EXCLUSIVE = 1 << 11, /* another vcpu wants to be alone: exclusive_attend() */
 };
 
@@ -237,7 +237,8 @@ struct trace;
 #define TLB_BITS    10
 #define TLB_SIZE    (1u << TLB_BITS)
 #define TLB_INVALID 1ull /* never equal to a page address */
-/* For the data tables: besides, no address that is looked up in this slot lies within a page above. */
+/* For the data tables: besides, no address that is looked up in this slot lies within a page above.
+ */
 static inline uint64_t tlb_invalid(unsigned slot)
 {
 	return (uint64_t)(slot ^ TLB_SIZE / 2) << 12 | TLB_INVALID;

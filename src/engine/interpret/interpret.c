@@ -32,7 +32,7 @@ struct interpret {
 	const struct tier_ops *ops; /* of the tier above, or NULL */
 	struct tier *tier;
 	uint64_t exits[TRACE_EXITS];
-	struct trace *step;            /* scratch for code that cannot be cached */
+	struct trace *step; /* scratch for code that cannot be cached */
 	bool window; /* an interrupt waits for IF: look at events after every instruction that may
 			raise it */
 };
@@ -179,7 +179,7 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 			status = decode_trace(&in->decoder, t, v->arch.rip, bytes, avail + 15, 1);
 			if (status == DECODE_CROSSES)
 				status = DECODE_OK; /* cannot be: more than 15 bytes were offered */
-			if (most != 1) /* goes on by the jump cache */
+			if (most != 1)              /* goes on by the jump cache */
 				t->insns[t->count].handler =
 					end_handler(false, v->soft.mode & MODE_CODE64);
 		}
@@ -402,7 +402,8 @@ static void promote(struct vcpu *v, struct interpret *in)
 	vcpu_fp_park(v);
 	switch (in->ops->translate(in->tier, gpa, v->arch.rip, host)) {
 	case TIER_DONE:
-		/* Whoever jumps to the trace by another address learns of it as of a change of code. */
+		/* Whoever jumps to the trace by another address learns of it as of a change of
+		 * code. */
 		trace_retire(&in->cache, t);
 		*jump_slot(v, v->arch.rip) = (struct jump_entry){ 0 };
 		break;

@@ -152,7 +152,8 @@ static int op_pusha(struct vcpu *v, const struct sysop *op)
 
 	/* Pushed from AX to DI, so the topmost slot faults first. */
 	for (n = 1; n <= 8; n++)
-		if (segment_linear(v, SEG_SS, (v->arch.gpr[RSP] - n * size) & st.mask, size, true) < 0 ||
+		if (segment_linear(v, SEG_SS, (v->arch.gpr[RSP] - n * size) & st.mask, size, true) <
+			    0 ||
 		    mmu_probe_write(v, v->soft.la, size, MMU_CPL) < 0)
 			return -1;
 	/* Lowest address first: DI, SI, BP, SP, BX, DX, CX, AX. */
@@ -172,7 +173,8 @@ static int op_popa(struct vcpu *v, const struct sysop *op)
 
 	/* Slot by slot, for the order of faults and the alignment of each. */
 	for (n = 0; n < 8; n++)
-		if (segment_linear(v, SEG_SS, (v->arch.gpr[RSP] + n * size) & st.mask, size, false) < 0 ||
+		if (segment_linear(v, SEG_SS, (v->arch.gpr[RSP] + n * size) & st.mask, size,
+				   false) < 0 ||
 		    mmu_probe_read(v, v->soft.la, size, MMU_CPL) < 0)
 			return -1;
 	if (stack_read(v, &st, items, 8, size) < 0)
@@ -231,7 +233,8 @@ static int op_cmpxchg_pair(struct vcpu *v, const struct sysop *op)
 
 	if (!cpu_has(v->model, wide ? FEAT_CX16 : FEAT_CX8) || !op->is_mem)
 		return excp_ud(v);
-	/* 64-bit code only; comes before the address is looked at, so that it is #GP on the stack too. */
+	/* 64-bit code only; comes before the address is looked at, so that it is #GP on the stack
+	 * too. */
 	if (wide && ((sysop_ea(v, op) + (op->seg >= SEG_FS ? v->arch.seg[op->seg].base : 0)) & 15))
 		return excp_gp(v, 0);
 	if (segment_linear(v, op->seg, sysop_ea(v, op), size, true) < 0)

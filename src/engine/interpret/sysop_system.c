@@ -14,8 +14,8 @@
 #include "cpu/segment.h"
 #include "engine/interpret/sysop.h"
 
-#define KVM_ENOSYS 1000
-#define KVM_EPERM  1
+#define KVM_ENOSYS      1000
+#define KVM_EPERM       1
 #define KVM_HC_KICK_CPU 5
 
 /* VM86 code has CPL 3, real mode 0. */
@@ -493,7 +493,8 @@ struct sysop_entry sysop_find_system(const ZydisDecodedInstruction *insn)
 	case ZYDIS_MNEMONIC_HLT:
 		return (struct sysop_entry){ op_hlt, 0 };
 	case ZYDIS_MNEMONIC_CPUID:
-		/* Serialises: what follows may have been rewritten by another cpu, so not a light one. */
+		/* Serialises: what follows may have been rewritten by another cpu, so not a light
+		 * one. */
 		return (struct sysop_entry){ op_cpuid, 0 };
 	case ZYDIS_MNEMONIC_RDTSC:
 	case ZYDIS_MNEMONIC_RDTSCP:

@@ -25,8 +25,10 @@ struct tier_ops {
 	void (*close)(struct tier *tier);
 	/* Forget every region: the trace cache is being emptied. */
 	void (*flush)(struct tier *tier);
-	/* The region entered at gpa, which is at `host` and at linear address rip, in v->soft.mode. */
-	enum tier_answer (*translate)(struct tier *tier, gpa_t gpa, uint64_t rip, const uint8_t *host);
+	/* The region entered at gpa, which is at `host` and at linear address rip, in v->soft.mode.
+	 */
+	enum tier_answer (*translate)(struct tier *tier, gpa_t gpa, uint64_t rip,
+				      const uint8_t *host);
 	/* Where interpreted code, and where translated code goes on in it. */
 	const void *(*enter)(const struct region *region);
 	const void *(*entry)(const struct region *region);

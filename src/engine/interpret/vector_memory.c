@@ -9,17 +9,17 @@
 #include "cpu/mode.h"
 #include "engine/interpret/vector_priv.h"
 
-#define THUNK(v, i, p)                                                 \
-	do {                                                           \
+#define THUNK(v, i, p)                                                        \
+	do {                                                                  \
 		return ((native_thunk *)(uintptr_t)(i)->code)((v), (i), (p)); \
 	} while (0)
 
 /* The second body of a storing thunk; see vector_encode. */
-#define THUNK_BOUNCE(v, i)                                                             \
-	do {                                                                           \
-		const char *entry_ = (i)->code;                                        \
+#define THUNK_BOUNCE(v, i)                                                                    \
+	do {                                                                                  \
+		const char *entry_ = (i)->code;                                               \
 		return ((native_thunk *)(uintptr_t)(entry_ + ((const int32_t *)entry_)[-1]))( \
-			(v), (i), (v)->soft.bounce);                                   \
+			(v), (i), (v)->soft.bounce);                                          \
 	} while (0)
 
 /* What FDP holds is the offset in the segment; 64-bit code has a base in FS and GS only. */
@@ -205,27 +205,27 @@ const void *vector_store_finish(struct vcpu *v, const struct insn *i)
 	NEXT(v, i);
 }
 
-#define LOAD(name, size, align)                                \
+#define LOAD(name, size, align)                                       \
 	static const void *name(struct vcpu *v, const struct insn *i) \
-	{                                                      \
-		uint64_t la = insn_ea64(v, i);                 \
-		void *p = tlb_read_ptr(v, la, size);           \
-                                                               \
-		if (unlikely(!p || (la & ((align)-1)))) {      \
+	{                                                             \
+		uint64_t la = insn_ea64(v, i);                        \
+		void *p = tlb_read_ptr(v, la, size);                  \
+                                                                      \
+		if (unlikely(!p || (la & ((align)-1)))) {             \
 			return load_any(v, i);                        \
-		}                                              \
-		THUNK(v, i, p);                                \
+		}                                                     \
+		THUNK(v, i, p);                                       \
 	}
-#define STORE(name, size, align)                               \
+#define STORE(name, size, align)                                      \
 	static const void *name(struct vcpu *v, const struct insn *i) \
-	{                                                      \
-		uint64_t la = insn_ea64(v, i);                 \
-		void *p = tlb_write_ptr(v, la, size);          \
-                                                               \
-		if (unlikely(!p || (la & ((align)-1)))) {      \
+	{                                                             \
+		uint64_t la = insn_ea64(v, i);                        \
+		void *p = tlb_write_ptr(v, la, size);                 \
+                                                                      \
+		if (unlikely(!p || (la & ((align)-1)))) {             \
 			return store_any(v, i);                       \
-		}                                              \
-		THUNK(v, i, p);                                \
+		}                                                     \
+		THUNK(v, i, p);                                       \
 	}
 
 LOAD(load_1, 1, 1)

@@ -9,9 +9,9 @@
 #include <string.h>
 
 struct code {
-	uint8_t *p;        /* next byte, in the writable mapping */
-	uint8_t *end;      /* writing stops here; full is set instead */
-	intptr_t to_rx;    /* add: address in the executable mapping */
+	uint8_t *p;     /* next byte, in the writable mapping */
+	uint8_t *end;   /* writing stops here; full is set instead */
+	intptr_t to_rx; /* add: address in the executable mapping */
 	bool full;
 };
 
@@ -47,7 +47,7 @@ enum opcode_map { MAP_ONE, MAP_0F, MAP_0F38, MAP_0F3A };
 
 /* Everything of an instruction but its registers and immediate. */
 struct opcode {
-	uint8_t map;    /* enum opcode_map */
+	uint8_t map; /* enum opcode_map */
 	uint8_t byte;
 	uint8_t prefix; /* 0, 0x66, 0xf2 or 0xf3 */
 	bool lock;
@@ -55,8 +55,8 @@ struct opcode {
 	bool byte_regs; /* 8-bit register operands: SPL.. need a REX prefix */
 	bool high_byte; /* AH..BH are operands: no REX may be there */
 	bool vex;
-	bool vex_long;  /* VEX.L */
-	uint8_t vvvv;   /* VEX only: register, not inverted */
+	bool vex_long; /* VEX.L */
+	uint8_t vvvv;  /* VEX only: register, not inverted */
 };
 
 static inline uint8_t *code_rx(const struct code *c)
@@ -137,8 +137,8 @@ static inline void put_insn(struct code *c, struct opcode op, int reg, struct op
 
 		put8(c, 0xc4);
 		put8(c, (r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | op.map);
-		put8(c, (unsigned)op.wide << 7 | (~op.vvvv & 15u) << 3 | (unsigned)op.vex_long << 2 |
-				pp[op.prefix]);
+		put8(c, (unsigned)op.wide << 7 | (~op.vvvv & 15u) << 3 |
+				(unsigned)op.vex_long << 2 | pp[op.prefix]);
 	} else {
 		unsigned rex = (unsigned)op.wide << 3 | r << 2 | x << 1 | b;
 
@@ -167,9 +167,9 @@ static inline struct operand near_operand(const struct code *c, const void *data
 			   (int32_t)((intptr_t)data - (intptr_t)(code_rx(c) + before + 4)));
 }
 
-#define OP(b)      ((struct opcode){ .byte = (b) })
-#define OP_W(b)    ((struct opcode){ .byte = (b), .wide = true })
-#define OP_0F(b)   ((struct opcode){ .map = MAP_0F, .byte = (b) })
+#define OP(b)    ((struct opcode){ .byte = (b) })
+#define OP_W(b)  ((struct opcode){ .byte = (b), .wide = true })
+#define OP_0F(b) ((struct opcode){ .map = MAP_0F, .byte = (b) })
 
 static inline void put_mov(struct code *c, int to, int from)
 {

@@ -12,8 +12,8 @@
  */
 #include "engine/translate/region.h"
 
-#define BIT(r) (1u << (r))
-#define ALL_HOMED 0xf7ffu
+#define BIT(r)        (1u << (r))
+#define ALL_HOMED     0xf7ffu
 #define RESIDENT_MOST 13 /* two scratch registers at least */
 
 enum flags_place { FLAGS_HOST = 1, FLAGS_SAVED = 2, FLAGS_BOTH = 3 };
@@ -24,12 +24,13 @@ enum cold_kind {
 	COLD_EDGE,  /* a branch out of the region */
 	COLD_LINK,  /* the end of an exit that is not linked yet */
 	COLD_CELL,  /* a direct branch to another page whose cell does not know the way */
-	COLD_MISS,  /* an indirect branch whose target is not in the jump cache, or that has to wait */
+	COLD_MISS,  /* an indirect branch whose target is not in the jump cache, or that has to wait
+		     */
 };
 
 struct cold {
 	enum cold_kind kind;
-	uint8_t *from; /* displacement to close */
+	uint8_t *from;   /* displacement to close */
 	uint8_t *second; /* another one, or NULL: leaves slowly */
 	const uint8_t *retry;
 	uint16_t offset, resident, size;
@@ -77,7 +78,7 @@ struct gen {
 	enum flags_place flags;
 	bool failed; /* beyond what this file can do: leave it to the interpreter */
 	bool full;   /* out of room: flush */
-	int r11; /* scratch that stands for guest R11 within this instruction */
+	int r11;     /* scratch that stands for guest R11 within this instruction */
 	struct cold cold[COLD_MOST];
 	unsigned cold_count;
 	uint8_t *block_code[PLAN_BLOCKS];
@@ -181,8 +182,7 @@ static void prepare(struct gen *g, unsigned reads, unsigned writes, unsigned cou
 	if (used & BIT(R11))
 		count++;
 	wanted = used & ~BIT(R11);
-	while (!g->failed &&
-	       15 - (unsigned)__builtin_popcount(g->resident | wanted) < count)
+	while (!g->failed && 15 - (unsigned)__builtin_popcount(g->resident | wanted) < count)
 		evict_one(g, wanted);
 	load = reads & wanted & ~g->resident;
 	for (unsigned r = 0; r < 16; r++)
@@ -231,7 +231,7 @@ static void save_flags(struct gen *g)
 		keep = scratch(g);
 		put_mov(&g->c, keep, RAX);
 	}
-	put8(&g->c, 0x9f); /* lahf */
+	put8(&g->c, 0x9f);                                 /* lahf */
 	put_insn(&g->c, OP_0F(0x90), 0, reg_operand(RAX)); /* seto al */
 	put8(&g->c, 0x66);
 	put_insn(&g->c, OP(0x89), RAX, SLOT(soft.flags));
@@ -253,7 +253,7 @@ static void restore_flags(struct gen *g)
 		put_mov(&g->c, keep, RAX);
 	}
 	put_insn(&g->c, OP_0F(0xb7), RAX, SLOT(soft.flags)); /* movzx eax, word */
-	put8(&g->c, 0x04); /* add al, 0x7f: OF */
+	put8(&g->c, 0x04);                                   /* add al, 0x7f: OF */
 	put8(&g->c, 0x7f);
 	put8(&g->c, 0x9e); /* sahf */
 	if (keep != NONE)
@@ -380,7 +380,8 @@ static struct operand put_access(struct gen *g, const struct access *a, unsigned
 		put_insn(c, OP_W(0x03), s0, segment_base(a->seg));
 	if (g->t->bmi2) {
 		put_insn(c,
-			 (struct opcode){ .map = MAP_0F3A, .byte = 0xf0, .prefix = 0xf2, .vex = true },
+			 (struct opcode){
+				 .map = MAP_0F3A, .byte = 0xf0, .prefix = 0xf2, .vex = true },
 			 s1, reg_operand(s0)); /* rorx s1d, s0d, 8 */
 		put8(c, PAGE_SHIFT - 4);
 	} else {
@@ -392,8 +393,7 @@ static struct operand put_access(struct gen *g, const struct access *a, unsigned
 	put32(c, (TLB_SIZE - 1) << 4);
 	entry = mem_operand(s1, g->t->gs && a->store ? (int32_t)MMU_WRITE_TABLE : 0);
 	if (!g->t->gs)
-		put_insn(c, OP_W(0x03), s1,
-			 a->store ? SLOT(soft.tlb_write) : SLOT(soft.tlb_read));
+		put_insn(c, OP_W(0x03), s1, a->store ? SLOT(soft.tlb_write) : SLOT(soft.tlb_read));
 	put_table(g);
 	put_insn(c, OP_W(0x2b), s0, entry);
 	put_insn(c, OP_W(0x81), 7, reg_operand(s0));
@@ -957,7 +957,8 @@ static void lower_call_indirect(struct gen *g, const struct guest_insn *i)
 
 	put_target(g, i);
 	save_flags(g);
-	/* A target that faults must do so before the push, which may overwrite where it came from. */
+	/* A target that faults must do so before the push, which may overwrite where it came from.
+	 */
 	put_load(&g->c, R10, SLOT(soft.target));
 	put_mov(&g->c, R9, R10);
 	put_insn(&g->c, OP_W(0xc1), 4, reg_operand(R9));
@@ -1084,8 +1085,7 @@ static void find_groups(struct gen *g, const struct guest_block *b)
 		if (i->kind == G_CALLOUT || i->kind == G_LAST)
 			break; /* the address space may be another one behind it */
 		if (i->memory && i->base != NONE && i->index == NONE && i->seg != SEG_FS &&
-		    i->seg != SEG_GS && !i->aligned && i->base != R11 &&
-		    !(changed & BIT(i->base)))
+		    i->seg != SEG_GS && !i->aligned && i->base != R11 && !(changed & BIT(i->base)))
 			g->group_of[n] = (int8_t)group_add(g, i->base,
 							   i->base == RSP ? rsp + i->disp : i->disp,
 							   i->size, i->store);
@@ -1344,6 +1344,8 @@ static unsigned choose_border(const struct plan *p)
 			    (least == 16 || weight[r] < weight[least] ||
 			     (weight[r] == weight[least] && (r == R9 || r == R10))))
 				least = r;
+		if (least == 16)
+			break;
 		border &= ~BIT(least);
 		before -= weight[least] < before ? weight[least] : before;
 	}

@@ -64,7 +64,7 @@ static bool take_memory(struct guest_insn *g, const ZydisDecodedInstruction *zi,
 	if (disp != (int32_t)disp)
 		return false;
 	g->disp = (int32_t)disp;
-	g->seg = op->mem.segment == ZYDIS_REGISTER_FS	? SEG_FS
+	g->seg = op->mem.segment == ZYDIS_REGISTER_FS   ? SEG_FS
 		 : op->mem.segment == ZYDIS_REGISTER_GS ? SEG_GS
 							: SEG_DS;
 	g->size = (uint8_t)(op->size / 8);
@@ -374,8 +374,8 @@ static bool take_record(struct plan *p, struct guest_insn *g, bool *full)
 	*copy = t->insns[0];
 	g->record = copy;
 	/* Handlers that never say "go on". */
-	g->kind = copy->handler == insn_sysop || copy->handler == insn_fault_imm ? G_LAST
-										 : G_CALLOUT;
+	g->kind =
+		copy->handler == insn_sysop || copy->handler == insn_fault_imm ? G_LAST : G_CALLOUT;
 	return true;
 }
 
@@ -427,8 +427,9 @@ static bool take_branch(struct guest_insn *g, const ZydisDecodedInstruction *zi,
 	default:
 		break;
 	}
-	if (relative && ((zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode & 0xf0) == 0x70) ||
-			 (zi->opcode_map == ZYDIS_OPCODE_MAP_0F && (zi->opcode & 0xf0) == 0x80))) {
+	if (relative &&
+	    ((zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode & 0xf0) == 0x70) ||
+	     (zi->opcode_map == ZYDIS_OPCODE_MAP_0F && (zi->opcode & 0xf0) == 0x80))) {
 		g->kind = G_JCC;
 		g->cc = zi->opcode & 15;
 		take_flags(g, zi, ops);
@@ -535,7 +536,8 @@ static bool take_insn(struct plan *p, unsigned offset, struct guest_insn *g, boo
 			/* Of zero they leave the destination as it was. */
 			if (zi.mnemonic == ZYDIS_MNEMONIC_BSF || zi.mnemonic == ZYDIS_MNEMONIC_BSR)
 				g->reads |= g->writes;
-			/* A locked access across cache lines would hold up the whole host, if it is allowed. */
+			/* A locked access across cache lines would hold up the whole host, if it is
+			 * allowed. */
 			if (g->memory && g->size > 1 &&
 			    (g->op.lock || zi.mnemonic == ZYDIS_MNEMONIC_XCHG))
 				g->aligned = true;
@@ -562,9 +564,8 @@ static int block_new(struct plan *p, unsigned offset)
 {
 	if (p->block_count == PLAN_BLOCKS)
 		return -1;
-	p->blocks[p->block_count] = (struct guest_block){
-		.offset = (uint16_t)offset, .next = -1, .taken = -1
-	};
+	p->blocks[p->block_count] =
+		(struct guest_block){ .offset = (uint16_t)offset, .next = -1, .taken = -1 };
 	p->block_at[offset] = (int16_t)p->block_count;
 	return (int)p->block_count++;
 }
@@ -647,11 +648,10 @@ static enum plan_status find_blocks(struct plan *p, unsigned entry)
 			    !p->executed(p->ctx, p->page + (unsigned)target, p->v->soft.mode))
 				target = -1;
 			if (target >= 0)
-				work[count++] =
-					(typeof(work[0])){ (int16_t)index, true, target };
+				work[count++] = (typeof(work[0])){ (int16_t)index, true, target };
 			if (last->kind == G_JCC && b->next_offset < (int)PAGE_SIZE)
-				work[count++] = (typeof(work[0])){ (int16_t)index, false,
-								   b->next_offset };
+				work[count++] =
+					(typeof(work[0])){ (int16_t)index, false, b->next_offset };
 		}
 		if (w.from >= 0 && index >= 0) {
 			if (w.taken)
@@ -706,7 +706,8 @@ static uint16_t block_flags(struct plan *p, struct guest_block *b)
 		live = (uint16_t)(g->flags_read | (live & ~g->flags_written));
 		if (g->kind >= G_CALLOUT && g->kind != G_JMP && g->kind != G_JCC)
 			live = FLAGS_ARITH;
-		if (p->exact && (g->memory || g->traps || (g->kind >= G_PUSH && g->kind <= G_LEAVE)))
+		if (p->exact &&
+		    (g->memory || g->traps || (g->kind >= G_PUSH && g->kind <= G_LEAVE)))
 			live = FLAGS_ARITH;
 		g->live = live;
 	}

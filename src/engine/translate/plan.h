@@ -13,23 +13,23 @@
 #define PLAN_BLOCKS 96
 
 enum guest_kind {
-	G_PLAIN,    /* executes as itself, registers and memory operand renamed */
-	G_NOTHING,  /* no effect */
+	G_PLAIN,   /* executes as itself, registers and memory operand renamed */
+	G_NOTHING, /* no effect */
 	G_LEA,
 	G_PUSH,
 	G_PUSH_IMM,
 	G_PUSH_MEM,
 	G_POP,
 	G_LEAVE,
-	G_CALLOUT,  /* the interpreter's handler executes it and translated code goes on */
+	G_CALLOUT, /* the interpreter's handler executes it and translated code goes on */
 	/* These end a block: */
 	G_JMP,
 	G_JCC,
 	G_CALL,
-	G_JMP_IND,  /* register or memory operand */
+	G_JMP_IND, /* register or memory operand */
 	G_CALL_IND,
 	G_RET,
-	G_LAST,     /* as CALLOUT, but hardly ever goes on */
+	G_LAST, /* as CALLOUT, but hardly ever goes on */
 };
 
 struct guest_insn {
@@ -61,11 +61,12 @@ struct guest_insn {
 struct guest_block {
 	uint16_t first, count; /* instructions */
 	uint16_t offset;
-	int16_t next, taken; /* blocks: where it falls through, where its branch goes; -1: outside */
+	int16_t next,
+		taken; /* blocks: where it falls through, where its branch goes; -1: outside */
 	uint16_t live_in, live_out;
-	uint8_t depth; /* of loops around it */
-	bool head;     /* a branch from a block at or behind it comes here */
-	bool joined;   /* some block of the region comes here */
+	uint8_t depth;       /* of loops around it */
+	bool head;           /* a branch from a block at or behind it comes here */
+	bool joined;         /* some block of the region comes here */
 	int32_t next_offset; /* what follows the last instruction */
 };
 
@@ -77,7 +78,7 @@ struct plan {
 	void *ctx;
 	bool exact; /* all flags right wherever a fault can look */
 	gpa_t page;
-	uint64_t rip; /* linear address of the page: for the records only */
+	uint64_t rip;                  /* linear address of the page: for the records only */
 	uint8_t bytes[PAGE_SIZE + 16]; /* the page, then zeroes */
 	unsigned insn_count, block_count;
 	bool loops;
@@ -88,7 +89,11 @@ struct plan {
 	int16_t block_at[PAGE_SIZE];
 };
 
-enum plan_status { PLAN_OK, PLAN_NO /* nothing here to translate */, PLAN_FULL /* flush, try again */ };
+enum plan_status {
+	PLAN_OK,
+	PLAN_NO /* nothing here to translate */,
+	PLAN_FULL /* flush, try again */
+};
 
 /* The region entered at byte `offset` of p->page, whose content is in p->bytes. Parked. */
 enum plan_status plan_region(struct plan *p, unsigned offset);

@@ -22,7 +22,7 @@ static inline int home_of(unsigned guest)
 enum leave_why { LEAVE_SLOW, LEAVE_EVENTS, LEAVE_NEXT, LEAVE_STALE, LEAVES };
 #define STUB_CALLOUT LEAVES
 
-struct trap { /* an instruction that may raise SIGFPE */
+struct trap {              /* an instruction that may raise SIGFPE */
 	uint32_t position; /* in the code memory */
 	uint16_t offset, resident;
 	bool host_flags;
@@ -95,11 +95,16 @@ void runtime_open(struct translator *t);
 void runtime_reset(struct translator *t);
 /* Puts the resident registers away and leaves at page + soft.exit_offset. */
 const void *runtime_leave(struct translator *t, unsigned resident, enum leave_why why);
-/* Called: executes record soft.callout at soft.exit_offset and comes back with the same residents. */
+/* Called: executes record soft.callout at soft.exit_offset and comes back with the same residents.
+ */
 const void *runtime_callout(struct translator *t, unsigned resident);
 
 /* lower.c: writes the planned region at t->used. */
-enum region_status { REGION_WRITTEN, REGION_NO /* not by us */, REGION_FULL /* flush, try again */ };
+enum region_status {
+	REGION_WRITTEN,
+	REGION_NO /* not by us */,
+	REGION_FULL /* flush, try again */
+};
 enum region_status region_write(struct translator *t, struct region *r);
 
 #endif

@@ -11,8 +11,8 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 
-#define CODE_BYTES (64u << 20)
-#define HEAT       200
+#define CODE_BYTES       (64u << 20)
+#define HEAT             200
 #define HWCAP2_FSGSBASE_ 2u /* x86: user code may execute WRGSBASE */
 
 /* All of the process, for the signal handler. Nodes are never freed, only reused. */
@@ -95,7 +95,8 @@ static struct tier *translator_open(struct vcpu *v, struct decoder *decoder, con
 	t->gs = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_;
 	v->soft.gs_tables = t->gs;
 	t->bmi2 = __builtin_cpu_supports("bmi2");
-	if (code_memory_open(&t->code, options->code_bytes ? options->code_bytes : CODE_BYTES, error))
+	if (code_memory_open(&t->code, options->code_bytes ? options->code_bytes : CODE_BYTES,
+			     error))
 		goto fail;
 	*error = "out of memory for the translator";
 	t->plan = reserve(sizeof(*t->plan));
@@ -104,7 +105,8 @@ static struct tier *translator_open(struct vcpu *v, struct decoder *decoder, con
 	t->traps[1] = reserve(TRAPS_MOST * sizeof(**t->traps));
 	t->exits = reserve(EXITS_MOST * sizeof(*t->exits));
 	t->cells = code_memory_data(CELLS_MOST * sizeof(*t->cells));
-	if (!t->cells || !t->plan || !t->regions || !t->traps[0] || !t->traps[1] || !t->exits || place_add(t))
+	if (!t->cells || !t->plan || !t->regions || !t->traps[0] || !t->traps[1] || !t->exits ||
+	    place_add(t))
 		goto fail;
 	t->plan->v = v;
 	t->plan->decoder = decoder;
