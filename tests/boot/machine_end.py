@@ -121,5 +121,5 @@ def test_input_reaches_com1(host):
 def test_one_line_says_what_runs(host):
     r = host.run("run", "--mem", "64M", *kernel(host, POWER_OFF)).expect(0)
     lines = r.err.decode().splitlines()
-    expect(len(lines) == 1 and "engine interpret" in lines[0] and "64 MiB" in lines[0] and "1 cpu" in lines[0] and
+    expect(len(lines) == 1 and "engine translate" in lines[0] and "64 MiB" in lines[0] and "1 cpu" in lines[0] and
            "quits" in lines[0], f"{r}")
