@@ -172,7 +172,7 @@ bool native_keeps_fip(void);
 /* oracle_engine.c */
 struct target;
 struct target *target_new(const uint8_t *pristine, const struct cpu_model *model, bool stepping,
-			  bool compat, bool translate);
+			  bool compat, bool translate, bool fast);
 void target_free(struct target *t);
 void target_run(struct target *t, struct oracle_case *c);
 

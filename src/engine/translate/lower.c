@@ -54,8 +54,9 @@ struct cold {
  * span. If that is not in one page of the TLB the block's twin runs, in which
  * every access is looked up by itself.
  */
-#define GROUPS     4
-#define GROUP_SPAN 1024
+#define GROUPS      4
+#define GROUP_SPAN  1024
+#define GROUP_REACH (1 << 30) /* distance of a member from its base */
 struct group {
 	int base;
 	int32_t low, high;
@@ -1014,27 +1015,31 @@ static void lower_jcc(struct gen *g, const struct guest_insn *i, unsigned number
 }
 
 /* Adds an access `disp` from the base's value at the block's start. -1: it is in no group. */
-static int group_add(struct gen *g, int base, int32_t disp, unsigned size, bool store)
+static int group_add(struct gen *g, int base, int64_t disp, unsigned size, bool store)
 {
 	struct group *group;
-	int32_t low, high;
+	int64_t low, high;
 	unsigned n;
 
+	/* The guest chooses these: what is added below must not wrap. */
+	if (disp < -GROUP_REACH || disp > GROUP_REACH)
+		return -1;
 	for (n = 0; n < g->group_count && g->groups[n].base != base; n++)
 		;
 	if (n == GROUPS || !(g->resident & BIT(base)))
 		return -1;
 	group = &g->groups[n];
 	if (n == g->group_count) {
-		*group = (struct group){ .base = base, .low = disp, .high = disp };
+		*group =
+			(struct group){ .base = base, .low = (int32_t)disp, .high = (int32_t)disp };
 		g->group_count++;
 	}
 	low = disp < group->low ? disp : group->low;
-	high = disp + (int32_t)size > group->high ? disp + (int32_t)size : group->high;
+	high = disp + size > group->high ? disp + size : group->high;
 	if (high - low > GROUP_SPAN)
 		return -1;
-	group->low = low;
-	group->high = high;
+	group->low = (int32_t)low;
+	group->high = (int32_t)high;
 	group->store |= store;
 	group->count++;
 	return (int)n;
@@ -1070,7 +1075,7 @@ static void find_groups(struct gen *g, const struct guest_block *b)
 {
 	unsigned changed = 0, n, kept = 0;
 	int8_t number[GROUPS];
-	int32_t rsp = 0;
+	int64_t rsp = 0;
 
 	g->group_count = 0;
 	memset(g->group_of, -1, b->count);

@@ -388,8 +388,13 @@ static bool take_branch(struct guest_insn *g, const ZydisDecodedInstruction *zi,
 
 	if (zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)
 		return false;
-	if (relative)
-		g->target = g->offset + g->len + (int32_t)zi->raw.imm[0].value.s;
+	if (relative) {
+		int64_t target = g->offset + g->len + zi->raw.imm[0].value.s;
+
+		if (target != (int32_t)target)
+			return false;
+		g->target = (int32_t)target;
+	}
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_JMP:
 	case ZYDIS_MNEMONIC_CALL: {
