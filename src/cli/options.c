@@ -130,6 +130,36 @@ int options_next(struct options *options, const char **value)
 	return refuse_unknown(options, word, len);
 }
 
+int options_words(struct options *options, const char **words, size_t most,
+		  int (*option)(void *ctx, int id, const char *value), void *ctx)
+{
+	size_t count = 0;
+	const char *value;
+	int id, status;
+
+	for (size_t n = 0; n < most; n++)
+		words[n] = NULL;
+	while ((id = options_next(options, &value)) != OPTION_END) {
+		switch (id) {
+		case OPTION_ERROR:
+			return STATUS_USAGE;
+		case OPTION_HELP:
+			verb_print_help(options->verb);
+			return STATUS_OK;
+		case OPTION_WORD:
+			if (count == most)
+				return usage_error(options->verb, "unexpected %s", value);
+			words[count++] = value;
+			break;
+		default:
+			status = option(ctx, id, value);
+			if (status >= 0)
+				return status;
+		}
+	}
+	return -1;
+}
+
 bool number_parse(const char *text, uint64_t max, uint64_t *number)
 {
 	uint64_t n = 0;

@@ -7,6 +7,7 @@
 #define INSULA_CLI_OPTIONS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct verb;
@@ -35,6 +36,14 @@ struct options {
 /* argv[0] is skipped. */
 void options_init(struct options *options, const struct verb *verb, int argc, char **argv);
 int options_next(struct options *options, const char **value);
+
+/*
+ * All of a command line: its words into words[0..most), NULL where there are
+ * fewer; each option is given to `option` (NULL: the verb has none), which answers
+ * as this does: negative to go on, else the process's exit status.
+ */
+int options_words(struct options *options, const char **words, size_t most,
+		  int (*option)(void *ctx, int id, const char *value), void *ctx);
 
 /* "64K", "512M", "4G", "1T", or bytes with "B"; powers of 1024. False: not a size, or beyond 64
  * bits. */

@@ -18,11 +18,6 @@
 
 #define CHUNK 4096
 
-static int no_option(void *ctx, int id, const char *value)
-{
-	return -1;
-}
-
 static json_t *with_size(const char *verb)
 {
 	json_t *request = json_pack("{s:s}", "verb", verb);
@@ -139,7 +134,7 @@ static int console_verb(const struct verb *verb, int argc, char **argv)
 	json_t *answer;
 	const char *name;
 	bool raw;
-	int status = control_words(verb, argc, argv, &name, no_option, NULL);
+	int status = control_words(verb, argc, argv, &name, NULL, NULL);
 
 	if (status >= 0)
 		return status;

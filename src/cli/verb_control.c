@@ -20,29 +20,12 @@ int control_words(const struct verb *verb, int argc, char **argv, const char **n
 		  int (*option)(void *ctx, int id, const char *value), void *ctx)
 {
 	struct options options;
-	const char *value;
-	int id, status;
+	int status;
 
-	*name = NULL;
 	options_init(&options, verb, argc, argv);
-	while ((id = options_next(&options, &value)) != OPTION_END) {
-		switch (id) {
-		case OPTION_ERROR:
-			return STATUS_USAGE;
-		case OPTION_HELP:
-			verb_print_help(verb);
-			return STATUS_OK;
-		case OPTION_WORD:
-			if (*name)
-				return usage_error(verb, "unexpected %s", value);
-			*name = value;
-			break;
-		default:
-			status = option(ctx, id, value);
-			if (status >= 0)
-				return status;
-		}
-	}
+	status = options_words(&options, name, 1, option, ctx);
+	if (status >= 0)
+		return status;
 	if (options.separator)
 		return usage_error(verb, "unexpected --");
 	if (!*name)
@@ -81,18 +64,13 @@ json_t *control_ask(struct control_client *client, json_t *request)
 	return NULL;
 }
 
-static int no_option(void *ctx, int id, const char *value)
-{
-	return -1;
-}
-
 /* Asks, and prints the result if there is one. */
 static int ask_plainly(const struct verb *verb, int argc, char **argv)
 {
 	struct control_client *client;
 	json_t *answer = NULL, *result;
 	const char *name;
-	int status = control_words(verb, argc, argv, &name, no_option, NULL);
+	int status = control_words(verb, argc, argv, &name, NULL, NULL);
 
 	if (status >= 0)
 		return status;

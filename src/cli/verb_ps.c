@@ -71,30 +71,26 @@ static void print_table(const json_t *list)
 	}
 }
 
+static int json_option(void *ctx, int id, const char *value)
+{
+	*(bool *)ctx = true;
+	return -1;
+}
+
 static int ps_verb(const struct verb *verb, int argc, char **argv)
 {
-	json_t *list = json_array();
 	struct options options;
+	json_t *list;
 	struct runtime_dir dir;
 	char error[RUNTIME_ERROR_MAX], **names;
 	bool json = false;
-	const char *value;
-	int id, err;
+	int status, err;
 
 	options_init(&options, verb, argc, argv);
-	while ((id = options_next(&options, &value)) != OPTION_END) {
-		switch (id) {
-		case OPTION_ERROR:
-			return STATUS_USAGE;
-		case OPTION_HELP:
-			verb_print_help(verb);
-			return STATUS_OK;
-		case OPTION_WORD:
-			return usage_error(verb, "unexpected %s", value);
-		default:
-			json = true;
-		}
-	}
+	status = options_words(&options, NULL, 0, json_option, &json);
+	if (status >= 0)
+		return status;
+	list = json_array();
 	err = runtime_dir_open(&dir, false, error);
 	if (err < 0 && err != -ENOENT) {
 		fprintf(stderr, "insula: %s\n", error);

@@ -11,8 +11,11 @@
 
 enum { OPT_ENGINE = 1, OPT_NAME, OPT_DETACH, OPT_TRUST, OPT_VERIFY, OPT_PAUSED };
 
-static int set_option(struct run_options *o, const struct verb *verb, int id, const char *value)
+static int set_option(void *ctx, int id, const char *value)
 {
+	const struct verb *verb = &verb_restore;
+	struct run_options *o = ctx;
+
 	switch (id) {
 	case OPT_ENGINE:
 		o->engine_name = value;
@@ -46,32 +49,15 @@ static int parse(struct run_options *o, const struct verb *verb, int argc, char 
 		 const char **path)
 {
 	struct options options;
-	const char *value;
-	int id, status;
+	int status;
 
-	*path = NULL;
 	*o = (struct run_options){ .engine_name = "auto",
 				   .engine = engine_find("auto"),
 				   .cpu_model = "saved" };
 	options_init(&options, verb, argc, argv);
-	while ((id = options_next(&options, &value)) != OPTION_END) {
-		switch (id) {
-		case OPTION_ERROR:
-			return STATUS_USAGE;
-		case OPTION_HELP:
-			verb_print_help(verb);
-			return STATUS_OK;
-		case OPTION_WORD:
-			if (*path)
-				return usage_error(verb, "unexpected %s", value);
-			*path = value;
-			break;
-		default:
-			status = set_option(o, verb, id, value);
-			if (status >= 0)
-				return status;
-		}
-	}
+	status = options_words(&options, path, 1, set_option, o);
+	if (status >= 0)
+		return status;
 	if (options.separator)
 		return usage_error(verb, "unexpected --; the snapshot has its command already");
 	if (!*path)

@@ -27,65 +27,65 @@ static char *absolute(const char *path)
 	return whole;
 }
 
+struct wishes {
+	bool compress, stop, json;
+};
+
+static int snapshot_option(void *ctx, int id, const char *value)
+{
+	struct wishes *wishes = ctx;
+
+	switch (id) {
+	case OPT_COMPRESS:
+		wishes->compress = true;
+		break;
+	case OPT_STOP:
+		wishes->stop = true;
+		break;
+	default:
+		wishes->json = true;
+	}
+	return -1;
+}
+
 static int snapshot_verb(const struct verb *verb, int argc, char **argv)
 {
-	const char *value, *name = NULL, *path = NULL;
-	bool compress = false, stop = false, json = false;
+	struct wishes wishes = { false };
+	const char *words[2];
 	struct control_client *client;
 	struct options options;
 	json_t *answer = NULL, *result;
 	char *whole;
-	int id, status = STATUS_HOST_ERROR;
+	int status;
 
 	options_init(&options, verb, argc, argv);
-	while ((id = options_next(&options, &value)) != OPTION_END) {
-		switch (id) {
-		case OPTION_ERROR:
-			return STATUS_USAGE;
-		case OPTION_HELP:
-			verb_print_help(verb);
-			return STATUS_OK;
-		case OPTION_WORD:
-			if (path)
-				return usage_error(verb, "unexpected %s", value);
-			if (name)
-				path = value;
-			else
-				name = value;
-			break;
-		case OPT_COMPRESS:
-			compress = true;
-			break;
-		case OPT_STOP:
-			stop = true;
-			break;
-		default:
-			json = true;
-		}
-	}
-	if (!name)
+	status = options_words(&options, words, 2, snapshot_option, &wishes);
+	if (status >= 0)
+		return status;
+	if (!words[0])
 		return usage_error(verb, "which VM? insula ps lists those that run");
-	if (!path || !*path)
+	if (!words[1] || !*words[1])
 		return usage_error(verb, "into which file?");
-	whole = absolute(path);
+	status = STATUS_HOST_ERROR;
+	whole = absolute(words[1]);
 	if (!whole) {
-		fprintf(stderr, "insula: %s: %s\n", path, strerror(errno));
+		fprintf(stderr, "insula: %s: %s\n", words[1], strerror(errno));
 		return STATUS_HOST_ERROR;
 	}
-	client = control_open(name);
+	client = control_open(words[0]);
 	if (client)
-		answer = control_ask(client,
-				     json_pack("{s:s, s:s, s:b, s:b}", "verb", "snapshot", "path",
-					       whole, "compress", compress, "stop", stop));
+		answer = control_ask(client, json_pack("{s:s, s:s, s:b, s:b}", "verb", "snapshot",
+						       "path", whole, "compress", wishes.compress,
+						       "stop", wishes.stop));
 	result = json_object_get(answer, "result");
 	if (answer) {
 		status = STATUS_OK;
-		if (json) {
+		if (wishes.json) {
 			json_dumpf(result, stdout, JSON_INDENT(2));
 			putchar('\n');
 		}
 		/* It is gone when its name is free. */
-		if (stop)
+		if (wishes.stop)
 			control_client_wait_end(client, 10000);
 	}
 	control_close(client);
