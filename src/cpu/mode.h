@@ -1,7 +1,7 @@
 /*
  * The mode word: everything outside the bytes themselves that decides how an
  * instruction decodes and which faults are known at decode time. Part of the
- * trace key, recomputed by vcpu_mode_changed() (cpu/mmu.c).
+ * trace key, recomputed by vcpu_mode_changed() (cpu/mmu_context.c).
  */
 #ifndef INSULA_CPU_MODE_H
 #define INSULA_CPU_MODE_H
