@@ -12,6 +12,8 @@
  */
 #include "engine/translate/region.h"
 
+#include <stdlib.h>
+
 #define BIT(r)        (1u << (r))
 #define ALL_HOMED     0xf7ffu
 #define RESIDENT_MOST 13 /* two scratch registers at least */
@@ -1359,12 +1361,17 @@ static unsigned choose_border(const struct plan *p)
 
 enum region_status region_write(struct translator *t, struct region *r)
 {
-	static _Thread_local struct gen gen;
-	struct gen *g = &gen;
+	struct gen *g = t->gen;
 	struct plan *p = t->plan;
 	uint32_t traps = t->trap_count[0], far_traps = t->trap_count[1], exits = t->exit_count;
 	bool hot_full;
 
+	/* Too large for a thread's own data: every thread of the process would begin by clearing it.
+	 */
+	if (!g)
+		g = t->gen = calloc(1, sizeof(*g));
+	if (!g)
+		return REGION_NO;
 	memset(g, 0, offsetof(struct gen, cold));
 	g->t = t;
 	g->p = p;

@@ -68,6 +68,7 @@ struct translator {
 	unsigned heat;
 	bool exact, bmi2, gs;
 	struct plan *plan;
+	void *gen; /* lower.c's own, from the first region on */
 	struct region *regions;
 	uint32_t region_count;
 	struct trap *traps[2]; /* in front of far, and behind; by position */

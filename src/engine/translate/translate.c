@@ -133,6 +133,7 @@ static void translator_close(struct tier *tier)
 	struct translator *t = (struct translator *)tier;
 
 	place_remove(t);
+	free(t->gen);
 	if (t->plan) {
 		free(t->plan->scratch);
 		munmap(t->plan, sizeof(*t->plan));
