@@ -35,7 +35,7 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 {
 	struct soft_mmu *mmu = v->soft.mmu;
 	struct context *c = mmu->current;
-	struct tables *t = &c->views[view];
+	struct tables *t = mmu_tables(c, view);
 	unsigned slot = (la >> PAGE_SHIFT) & (TLB_SIZE - 1);
 	struct tlb_entry *e = write ? &t->write[slot] : &t->read[slot];
 	uint64_t *global = write ? t->write_global : t->read_global;

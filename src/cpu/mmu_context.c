@@ -32,13 +32,10 @@ struct soft_mmu *mmu_new(struct page_listener *listener)
 	entries_invalidate(mmu->empty + TLB_SIZE, TLB_SIZE);
 	for (n = 0; n < CONTEXTS; n++) {
 		struct context *c = &mmu->contexts[n];
-		unsigned view;
 
 		c->views = aligned_alloc(64, VIEWS * sizeof(struct tables));
 		if (!c->views)
 			goto fail;
-		for (view = 0; view < VIEWS; view++)
-			c->filled[view] = true; /* so that the first flush writes the tags */
 	}
 	mmu->current = &mmu->contexts[0];
 	return mmu;
@@ -57,6 +54,19 @@ void mmu_free(struct soft_mmu *mmu)
 		free(mmu->contexts[n].views);
 	free(mmu->empty);
 	free(mmu);
+}
+
+/* Most contexts and views of a short life are never used: their tables cost nothing then. */
+struct tables *mmu_tables_begin(struct context *c, enum view view)
+{
+	struct tables *t = &c->views[view];
+
+	entries_invalidate(t->read, TLB_SIZE);
+	entries_invalidate(t->write, TLB_SIZE);
+	bytes_zero(t->read_global, sizeof(t->read_global));
+	bytes_zero(t->write_global, sizeof(t->write_global));
+	c->begun[view] = true;
+	return t;
 }
 
 static void entries_drop_nonglobal(struct tlb_entry *entries, const uint64_t *global)
@@ -156,7 +166,7 @@ static void select_tables(struct vcpu *v)
 {
 	struct soft_mmu *mmu = v->soft.mmu;
 	struct context *c = mmu->current;
-	struct tables *t = &c->views[data_view(v)];
+	struct tables *t = mmu_tables(c, data_view(v));
 
 	mmu->check_alignment =
 		v->arch.cpl == 3 && (v->arch.cr0 & CR0_AM) && (v->arch.rflags & FLAG_AC);
@@ -164,7 +174,7 @@ static void select_tables(struct vcpu *v)
 	v->soft.tlb_write = mmu->check_alignment ? mmu->empty + TLB_SIZE : t->write;
 	if (v->soft.gs_tables)
 		mmu_use_gs(v);
-	t = &c->views[view_for(v, MMU_SYSTEM)];
+	t = mmu_tables(c, view_for(v, MMU_SYSTEM));
 	v->soft.system_read = t->read;
 	v->soft.system_write = t->write;
 	v->soft.code_gen = generation_for(v, &c->generations);
@@ -338,6 +348,8 @@ static void context_invlpg(struct soft_mmu *mmu, struct context *c, uint64_t la)
 		return;
 	}
 	for (view = 0; view < VIEWS; view++) {
+		if (!c->begun[view])
+			continue;
 		entry_drop(c->views[view].read, page);
 		entry_drop(c->views[view].write, page);
 	}

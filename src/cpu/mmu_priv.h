@@ -56,6 +56,7 @@ struct generations {
 struct context {
 	unsigned pcid;
 	bool used;
+	bool begun[VIEWS]; /* its tables hold entries, if only invalid ones */
 	bool filled[VIEWS];
 	bool global_user; /* a global page in the lower half was filled */
 	uint64_t large_first,
@@ -124,6 +125,13 @@ static inline enum view view_for(const struct vcpu *v, enum mmu_how how)
 	if (how == MMU_SYSTEM)
 		return (v->arch.cr4 & CR4_SMAP) ? VIEW_KERNEL_SMAP : VIEW_KERNEL;
 	return how == MMU_USER ? VIEW_USER : data_view(v);
+}
+
+struct tables *mmu_tables_begin(struct context *c, enum view view);
+
+static inline struct tables *mmu_tables(struct context *c, enum view view)
+{
+	return c->begun[view] ? &c->views[view] : mmu_tables_begin(c, view);
 }
 
 static inline unsigned view_access(enum view view)
