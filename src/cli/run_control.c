@@ -66,7 +66,7 @@ static int info(void *ctx, struct control_call *call)
 		json_array_append_new(disks, json_string(o->disks[i].path));
 	call->result = json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s*, s:s*, s:o}",
 				 "name", run->name, "pid", (int)getpid(), "state", state_of(run),
-				 "engine", o->engine->name, "cpu", o->cpu_model, "cpus",
+				 "engine", vm_engine(run->vm)->name, "cpu", o->cpu_model, "cpus",
 				 (json_int_t)vm_vcpu_count(run->vm), "mem_bytes",
 				 (json_int_t)ram_size(vm_board(run->vm)->ram), "uptime_ns",
 				 (json_int_t)vclock_now_ns(vm_board(run->vm)->clock), "guest",
@@ -218,6 +218,25 @@ static int kill_vm(void *ctx, struct control_call *call)
 	return 0;
 }
 
+static int switch_vm(void *ctx, struct control_call *call)
+{
+	struct run *run = ctx;
+	const char *name = json_string_value(json_object_get(call->arguments, "engine"));
+	const struct engine *engine = name ? engine_find(name) : NULL;
+	struct vm_switch_report report;
+	char error[VM_ERROR_MAX];
+	int err;
+
+	if (!engine)
+		return refuse(call, -EINVAL, "engine: auto, interpret or translate");
+	err = vm_switch_engine(run->vm, engine, &report, error);
+	if (err)
+		return refuse(call, err, error);
+	call->result = json_pack("{s:s, s:s, s:I}", "from", report.from->name, "to", engine->name,
+				 "pause_ns", (json_int_t)report.pause_ns);
+	return call->result ? 0 : refuse(call, -ENOMEM, "out of memory");
+}
+
 /* ---- the console ---- */
 
 static void console_adopt(void *ctx, int fd)
@@ -268,6 +287,7 @@ static const struct control_operation operations[] = {
 	{ "resume", true, resume_vm },
 	{ "stop", true, stop_vm },
 	{ "snapshot", true, run_snapshot },
+	{ "switch", true, switch_vm },
 	{ "inspect", true, inspect },
 	{ "kill", false, kill_vm },
 	{ "console", false, console },

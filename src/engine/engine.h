@@ -37,8 +37,11 @@ struct engine_stats {
 
 struct engine {
 	const char *name;
-	/* 0 or -errno; *error gets one sentence. Allocates v->engine_priv. */
+	/* 0 or -errno; *error gets one sentence. Allocates v->engine_priv. Changes nothing else but
+	 * v->soft, which comes zeroed. */
 	int (*vcpu_open)(struct vcpu *v, const char **error);
+	/* Any thread, the engine left. v may be a copy with the ram, soft and engine_priv that open
+	 * made, while the vcpu itself runs under another engine. */
 	void (*vcpu_close)(struct vcpu *v);
 	void (*enter)(struct vcpu *v);
 	enum vcpu_exit (*run)(struct vcpu *v, uint64_t max_insns);

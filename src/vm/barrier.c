@@ -45,6 +45,36 @@ void barrier_wait_state(struct vm *vm, enum vcpu_thread_state state)
 		pthread_cond_wait(&vm->changed, &vm->lock);
 }
 
+static bool errands_done(const struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->vcpu_count; i++) {
+		const struct vcpu_thread *t = &vm->threads[i];
+
+		if (t->state == VCPU_THREAD_PARKED && t->errands != vm->errands)
+			return false;
+	}
+	return true;
+}
+
+void barrier_errand(struct vm *vm, void (*errand)(struct vcpu_thread *t, void *ctx), void *ctx)
+{
+	vm->errand = errand;
+	vm->errand_ctx = ctx;
+	vm->errands++;
+	pthread_cond_broadcast(&vm->changed);
+	while (!errands_done(vm))
+		pthread_cond_wait(&vm->changed, &vm->lock);
+}
+
+static void run_errand(struct vm *vm, struct vcpu_thread *t)
+{
+	pthread_mutex_unlock(&vm->lock);
+	vm->errand(t, vm->errand_ctx);
+	pthread_mutex_lock(&vm->lock);
+	t->errands = vm->errands;
+	pthread_cond_broadcast(&vm->changed);
+}
+
 bool barrier_park(struct vcpu_thread *t)
 {
 	struct vm *vm = t->vm;
@@ -54,8 +84,12 @@ bool barrier_park(struct vcpu_thread *t)
 	t->state = VCPU_THREAD_PARKED;
 	pthread_cond_broadcast(&vm->changed);
 	/* A vcpu that shut down stays here until a reset has given it a new state. */
-	while (vm->want == VM_WANT_PAUSE || (vm->want == VM_WANT_RUN && t->stopped))
-		pthread_cond_wait(&vm->changed, &vm->lock);
+	while (vm->want == VM_WANT_PAUSE || (vm->want == VM_WANT_RUN && t->stopped)) {
+		if (t->errands != vm->errands)
+			run_errand(vm, t);
+		else
+			pthread_cond_wait(&vm->changed, &vm->lock);
+	}
 	run = vm->want == VM_WANT_RUN;
 	t->state = run ? VCPU_THREAD_RUNNING : VCPU_THREAD_GONE;
 	/*

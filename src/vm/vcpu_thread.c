@@ -105,6 +105,19 @@ static bool obey(struct vcpu_thread *t, enum vcpu_exit exit)
 	return true;
 }
 
+void vcpu_thread_count(struct vcpu_thread *t)
+{
+	struct engine_stats last = { 0 };
+	const uint64_t *from = (const uint64_t *)&last;
+	uint64_t *to = (uint64_t *)&t->stats;
+
+	if (!t->vcpu->engine->stats)
+		return;
+	t->vcpu->engine->stats(t->vcpu, &last);
+	for (size_t n = 0; n < sizeof(last) / sizeof(*to); n++)
+		to[n] += from[n];
+}
+
 static void *vcpu_thread_main(void *arg)
 {
 	struct vcpu_thread *t = arg;
@@ -130,8 +143,7 @@ static void *vcpu_thread_main(void *arg)
 		while (obey(t, run(v)))
 			continue;
 	}
-	if (v->engine->stats)
-		v->engine->stats(v, &t->stats);
+	vcpu_thread_count(t);
 	v->engine->vcpu_close(v);
 	altstack_remove(altstack);
 	return NULL;

@@ -87,6 +87,22 @@ int vm_release(struct vm *vm) __attribute__((warn_unused_result));
 /* Any thread; never waits. */
 bool vm_is_held(const struct vm *vm);
 
+struct vm_switch_report {
+	const struct engine *from; /* what it ran under until now */
+	uint64_t pause_ns;         /* for how long it stood still; 0: it was held anyway */
+};
+
+/*
+ * Goes on under another engine: processors, devices and clocks see nothing but
+ * a moment in which no instruction is executed. Not on the event loop's thread.
+ * 0; -EALREADY, -ECANCELED, or why the engine cannot be had, with a sentence in
+ * error (VM_ERROR_MAX bytes); then it goes on under the old one.
+ */
+int vm_switch_engine(struct vm *vm, const struct engine *engine, struct vm_switch_report *report,
+		     char *error) __attribute__((warn_unused_result));
+/* Any thread. The one it runs under. */
+const struct engine *vm_engine(struct vm *vm);
+
 /* How often the machine was reset and went on. */
 unsigned vm_reset_count(const struct vm *vm);
 

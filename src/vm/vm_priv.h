@@ -29,7 +29,8 @@ struct vcpu_thread {
 	enum vcpu_thread_state state; /* guarded by vm->lock */
 	const char *error;            /* static text; written before state becomes FAILED */
 	int error_number;
-	struct engine_stats stats; /* written by the thread before it ends */
+	struct engine_stats stats; /* of engines it has closed; written by the thread */
+	unsigned errands;          /* how many it has run; guarded by vm->lock */
 };
 
 struct vm {
@@ -49,6 +50,10 @@ struct vm {
 	pthread_mutex_t lock;  /* guards all below, and each thread's state */
 	pthread_cond_t changed;
 	enum vm_want want;
+	/* What parked vcpus are to do, each on its own thread, and how often one was asked for. */
+	void (*errand)(struct vcpu_thread *t, void *ctx);
+	void *errand_ctx;
+	unsigned errands;
 	bool started;
 	bool ended; /* vcpus have left for good; the end is final */
 	_Atomic unsigned resets;
@@ -71,10 +76,15 @@ struct vm {
 /* vcpu_thread.c */
 int vcpu_thread_start(struct vcpu_thread *t) __attribute__((warn_unused_result));
 void vcpu_thread_join(struct vcpu_thread *t);
+/* Adds what the engine counted to the thread's sums: before it is closed. */
+void vcpu_thread_count(struct vcpu_thread *t);
 
 /* barrier.c. The vm's lock is held on entry and exit of the first two. */
 void barrier_want(struct vm *vm, enum vm_want want);
 void barrier_wait_state(struct vm *vm, enum vcpu_thread_state state);
+/* Lock held. All vcpus are parked: each runs the errand on its thread, lock not held. Returns when
+ * all have. */
+void barrier_errand(struct vm *vm, void (*errand)(struct vcpu_thread *t, void *ctx), void *ctx);
 /* A vcpu's thread with its engine left. True: run; false: leave for good. */
 bool barrier_park(struct vcpu_thread *t);
 /* All vcpus parked, transfers finished, clock paused; the clock is only paused when it was running.

@@ -21,6 +21,8 @@
 #include "cpu/vcpu.h"
 #include "engine/engine.h"
 #include "mem/ram.h"
+#include "state/stream.h"
+#include "vm/snapshot.h"
 #include "vm/vm.h"
 
 #define LOAD    0x100000u
@@ -183,6 +185,137 @@ static void hold_and_release(void **state)
 	take_down(&m);
 }
 
+static const struct engine *other_engine(struct machine *m)
+{
+	return engine_find(vm_engine(m->vm) == engine_find("interpret") ? "translate"
+									: "interpret");
+}
+
+/* Under a machine that counts, one that is held, and with vcpus that wait for their start. */
+static void switches_engines(void **state)
+{
+	char error[VM_ERROR_MAX];
+	struct vm_switch_report report;
+
+	for (unsigned cpus = 1; cpus <= 4; cpus *= 2) {
+		struct engine_stats stats;
+		struct vm_end end;
+		struct machine m;
+
+		build(&m, count_for_ever, sizeof(count_for_ever), cpus, false);
+		start(&m);
+		for (unsigned round = 0; round < 20; round++) {
+			const struct engine *to = other_engine(&m), *from = vm_engine(m.vm);
+			bool hold = round % 4 == 3;
+
+			if (hold)
+				assert_int_equal(vm_hold(m.vm), 0);
+			assert_int_equal(vm_switch_engine(m.vm, to, &report, error), 0);
+			assert_ptr_equal(vm_engine(m.vm), to);
+			assert_ptr_equal(report.from, from);
+			assert_int_equal(!report.pause_ns, hold);
+			assert_int_equal(vm_switch_engine(m.vm, to, &report, error), -EALREADY);
+			if (hold)
+				assert_int_equal(vm_release(m.vm), 0);
+			wait_for_progress(&m);
+		}
+		vm_request_stop(m.vm, STOP_RESET, 0, NULL);
+		assert_int_equal(vm_switch_engine(m.vm, other_engine(&m), &report, error), 0);
+		wait_for_progress(&m);
+		vm_request_stop(m.vm, STOP_USER, 0, NULL);
+		vm_wait(m.vm, &end);
+		assert_int_equal(vm_switch_engine(m.vm, other_engine(&m), &report, error),
+				 -ECANCELED);
+		/* Of all the engines that it had. */
+		vm_engine_stats(m.vm, &stats);
+		assert_true(stats.decoded >= 20);
+		take_down(&m);
+	}
+}
+
+/* The sections of the vcpus; the rest holds clocks, which run. */
+static void vcpu_state_bytes(struct machine *m, uint8_t **bytes, size_t *len)
+{
+	struct state_writer w;
+	struct state_reader r;
+
+	state_writer_init(&w);
+	assert_int_equal(vm_state(m->vm, &w), 0);
+	assert_int_equal(state_reader_init(&r, w.bytes, w.len), 0);
+	*bytes = malloc(w.len);
+	*len = 0;
+	for (unsigned i = 0; i < r.count; i++) {
+		if (strncmp(r.sections[i].name, "vcpu.", 5) != 0)
+			continue;
+		memcpy(*bytes + *len, r.sections[i].bytes, r.sections[i].len);
+		*len += r.sections[i].len;
+	}
+	assert_true(*len > 1000);
+	state_reader_fini(&r);
+	state_writer_fini(&w);
+}
+
+/* To enter and to leave an engine changes nothing in a vcpu that executes nothing. */
+static void switch_keeps_the_state(void **state)
+{
+	struct vm_switch_report report;
+	char error[VM_ERROR_MAX];
+	uint8_t *before, *after;
+	size_t before_len, len;
+	struct machine m;
+
+	build(&m, halt_for_ever, sizeof(halt_for_ever), 2, false);
+	start(&m);
+	do {
+		sleep_ms(1);
+		assert_int_equal(vm_pause(m.vm), 0);
+		vm_resume(m.vm);
+	} while (vm_vcpu(m.vm, 0)->arch.activity != ACTIVITY_HALT);
+	vcpu_state_bytes(&m, &before, &before_len);
+	for (unsigned round = 0; round < 10; round++) {
+		assert_int_equal(vm_switch_engine(m.vm, other_engine(&m), &report, error), 0);
+		sleep_ms(2);
+		vcpu_state_bytes(&m, &after, &len);
+		assert_int_equal(len, before_len);
+		assert_memory_equal(after, before, len);
+		free(after);
+	}
+	free(before);
+	take_down(&m);
+}
+
+static int open_not_the_second(struct vcpu *v, const char **error)
+{
+	if (v->index == 1) {
+		*error = "it has no room for two";
+		return -ENOMEM;
+	}
+	return engine_find("translate")->vcpu_open(v, error);
+}
+
+/* An engine that cannot be had: the machine goes on under the old one. */
+static void switch_refused(void **state)
+{
+	struct engine narrow = *engine_find("translate");
+	struct vm_switch_report report;
+	char error[VM_ERROR_MAX];
+	struct machine m;
+
+	narrow.name = "narrow";
+	narrow.vcpu_open = open_not_the_second;
+	build(&m, count_for_ever, sizeof(count_for_ever), 3, false);
+	assert_int_equal(vm_switch_engine(m.vm, &narrow, &report, error), -ECANCELED);
+	start(&m);
+	for (unsigned round = 0; round < 5; round++) {
+		wait_for_progress(&m);
+		assert_int_equal(vm_switch_engine(m.vm, &narrow, &report, error), -ENOMEM);
+		assert_string_equal(error, "engine narrow: it has no room for two");
+		assert_string_equal(vm_engine(m.vm)->name, "interpret");
+	}
+	wait_for_progress(&m);
+	take_down(&m);
+}
+
 static void pause_wakes_a_halted_vcpu(void **state)
 {
 	struct machine m;
@@ -332,6 +465,8 @@ int main(void)
 		cmocka_unit_test(first_request_wins),  cmocka_unit_test(storm),
 		cmocka_unit_test(two_in_one_process),  cmocka_unit_test(never_started),
 		cmocka_unit_test(kernel_missing),      cmocka_unit_test(hold_and_release),
+		cmocka_unit_test(switches_engines),    cmocka_unit_test(switch_keeps_the_state),
+		cmocka_unit_test(switch_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

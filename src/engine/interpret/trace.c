@@ -289,7 +289,7 @@ int trace_cache_open(struct trace_cache *c, struct vcpu *v, size_t pool_bytes, c
 void trace_cache_close(struct trace_cache *c)
 {
 	if (c->v && c->pool && c->jumps) {
-		trace_cache_flush(c);
+		/* With it goes all that was watched; c->v may be another engine's by now. */
 		page_listener_remove(c->v->ram, &c->listener);
 	}
 	if (c->pool)
