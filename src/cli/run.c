@@ -244,6 +244,7 @@ static int build(struct run *run)
 		},
 		.engine = o->engine,
 		.cpu_model = o->cpu_model,
+		.halt_poll_us = o->halt_poll_us,
 		/* A session does not outlive the system it runs in. */
 		.no_reboot = o->no_reboot || o->guest,
 	};
@@ -466,10 +467,12 @@ static void print_stats(const struct vm *vm)
 		"insula: returns to the dispatcher: %" PRIu64 " look-ups, %" PRIu64
 		" events, %" PRIu64 " slow instructions, %" PRIu64 " faults, %" PRIu64
 		" stale, %" PRIu64 " found hot\n"
-		"insula: TLB: %" PRIu64 " fills, %" PRIu64 " flushes\n",
+		"insula: TLB: %" PRIu64 " fills, %" PRIu64 " flushes\n"
+		"insula: halts: %" PRIu64 " ended in a poll, %" PRIu64 " sleeps\n",
 		s.decoded, s.killed, s.flushes, s.regions, s.translated, s.links, s.hot_bytes >> 10,
 		s.cold_bytes >> 10, s.exits_next, s.exits_events, s.exits_slow, s.exits_fault,
-		s.exits_stale, s.exits_hot, s.tlb_fills, s.tlb_flushes);
+		s.exits_stale, s.exits_hot, s.tlb_fills, s.tlb_flushes, s.halts_polled,
+		s.halts_slept);
 }
 
 static int run_vm(struct run *run)

@@ -7,6 +7,7 @@
 
 #include "api/runtime_dir.h"
 #include "cli/verb.h"
+#include "cpu/halt.h"
 #include "engine/engine.h"
 
 enum {
@@ -22,6 +23,7 @@ enum {
 	OPT_STATS,
 	OPT_CODE_CACHE,
 	OPT_HOT,
+	OPT_HALT_POLL,
 	OPT_NO_REBOOT,
 	OPT_NAME,
 	OPT_DETACH,
@@ -52,6 +54,10 @@ const struct option_def run_option_defs[] = {
 	{ "code-cache", "SIZE", "translate: memory for translated code, per cpu (default 64M)",
 	  OPT_CODE_CACHE },
 	{ "hot", "N", "translate: executions before code is translated (default 200)", OPT_HOT },
+	{ "halt-poll", "US",
+	  "a halted cpu whose halts are short waits awake for up to so many\nmicroseconds while "
+	  "the host has a CPU to spare (default 200; 0: never)",
+	  OPT_HALT_POLL },
 	{ "stats", NULL, "at the end, tell on stderr what the engine did", OPT_STATS },
 	{ "no-reboot", NULL, "end, with status 0, when the guest resets itself", OPT_NO_REBOOT },
 	{ "name", "NAME", "what insula ps calls it (default: the guest's name)", OPT_NAME },
@@ -233,6 +239,12 @@ static int set_option(struct run_options *run, const struct verb *verb, int id, 
 			return usage_error(verb, "--hot %s: a number from 1 to 1000000", value);
 		run->hot = (unsigned)number;
 		return -1;
+	case OPT_HALT_POLL:
+		if (!number_parse(value, HALT_POLL_US_MAX, &number))
+			return usage_error(verb, "--halt-poll %s: microseconds, from 0 to %d",
+					   value, HALT_POLL_US_MAX);
+		run->halt_poll_us = (unsigned)number;
+		return -1;
 	case OPT_DEBUG_EXIT:
 		run->debug_exit = true;
 		return -1;
@@ -279,9 +291,11 @@ int run_options_parse(struct run_options *run, const struct verb *verb, int argc
 	const char *value;
 	int id, status;
 
-	*run = (struct run_options){
-		.mem_bytes = RUN_MEM_DEFAULT, .cpus = 1, .engine_name = "auto", .cpu_model = "host"
-	};
+	*run = (struct run_options){ .mem_bytes = RUN_MEM_DEFAULT,
+				     .cpus = 1,
+				     .engine_name = "auto",
+				     .cpu_model = "host",
+				     .halt_poll_us = HALT_POLL_US };
 	options_init(&options, verb, argc, argv);
 	while ((id = options_next(&options, &value)) != OPTION_END) {
 		switch (id) {

@@ -33,6 +33,7 @@ struct run_options {
 	bool stats;
 	uint64_t code_cache; /* bytes; 0: the engine's default */
 	unsigned hot;        /* executions; 0: the engine's default */
+	unsigned halt_poll_us;
 	bool no_reboot;
 	const char *name; /* NULL: one is made up */
 	bool detach;

@@ -6,6 +6,7 @@
 #include "cli/options.h"
 #include "cli/run.h"
 #include "cli/verb.h"
+#include "cpu/halt.h"
 #include "engine/engine.h"
 #include "vm/snapshot.h"
 
@@ -53,7 +54,8 @@ static int parse(struct run_options *o, const struct verb *verb, int argc, char 
 
 	*o = (struct run_options){ .engine_name = "auto",
 				   .engine = engine_find("auto"),
-				   .cpu_model = "saved" };
+				   .cpu_model = "saved",
+				   .halt_poll_us = HALT_POLL_US };
 	options_init(&options, verb, argc, argv);
 	status = options_words(&options, path, 1, set_option, o);
 	if (status >= 0)

@@ -220,6 +220,7 @@ struct vclock;
 struct cpu_model;
 struct apic_bus;
 struct exclusive;
+struct halt_room;
 struct lapic_port;
 struct stop_sink;
 struct engine;
@@ -286,6 +287,15 @@ struct soft {
 	uint8_t bounce[64] __attribute__((aligned(64))); /* vector operand on a slow path */
 };
 
+/* cpu/halt.h. The owner's; times in ticks of the host's TSC. */
+struct halt {
+	struct halt_room *room; /* fixed at creation; NULL: halts sleep at once */
+	uint64_t window;        /* how long the next poll lasts */
+	uint64_t since;         /* the present halt began */
+	uint64_t lost_at;       /* the thread last lost its CPU in a poll */
+	uint64_t polled, slept; /* halts that ended in a poll; sleeps */
+};
+
 struct vcpu {
 	struct vcpu_arch arch; /* first: engines address guest registers from the vcpu pointer */
 
@@ -294,6 +304,7 @@ struct vcpu {
 	bool fp_live; /* guest vector and x87 state is in the host registers, not in arch.xsave */
 	bool tsc_direct; /* VM TSC = host TSC + tsc_host_offset; see vcpu_tsc_sync() */
 	uint64_t tsc_host_offset;
+	struct halt halt;
 
 	/* Written by other threads. */
 	_Atomic uint32_t req __attribute__((aligned(64)));

@@ -31,6 +31,8 @@ struct engine_stats {
 	/* Returns to the dispatcher, by cause. */
 	uint64_t exits_next, exits_fault, exits_stale, exits_events, exits_slow, exits_hot;
 	uint64_t tlb_fills, tlb_flushes;
+	/* The vcpu thread's: halts that ended before it slept, sleeps. */
+	uint64_t halts_polled, halts_slept;
 	/* The translator's. */
 	uint64_t regions, translated, links, hot_bytes, cold_bytes;
 };

@@ -15,8 +15,9 @@
 #include "bus/vclock.h"
 #include "cpu/excp.h"
 #include "cpu/exclusive.h"
+#include "cpu/fpstate.h"
+#include "cpu/halt.h"
 #include "cpu/lapic.h"
-#include "cpu/post.h"
 #include "engine/engine.h"
 
 #define ALTSTACK_SIZE (64u << 10)
@@ -48,9 +49,13 @@ static void altstack_remove(void *base)
 	munmap(base, ALTSTACK_SIZE);
 }
 
-/* Sleeps while the vcpu is halted and nothing is due. */
+/* Waits while the vcpu is halted and nothing is due. */
 static void halt(struct vcpu *v)
 {
+	if (v->arch.activity == ACTIVITY_HALT && halt_poll(v))
+		return;
+	/* The clock is ordinary C, and a guest's kernel may have left a program's registers. */
+	vcpu_fp_park(v);
 	while (v->arch.activity == ACTIVITY_HALT || v->arch.activity == ACTIVITY_WAIT_SIPI) {
 		uint64_t deadline;
 
@@ -61,7 +66,7 @@ static void halt(struct vcpu *v)
 		deadline = lapic_timer_deadline(v);
 		if (deadline != UINT64_MAX)
 			deadline = vclock_host_deadline_ns(v->clock, deadline);
-		vcpu_wait(v, deadline);
+		halt_sleep(v, deadline);
 		lapic_timer_check(v);
 	}
 }
@@ -116,6 +121,9 @@ void vcpu_thread_count(struct vcpu_thread *t)
 	t->vcpu->engine->stats(t->vcpu, &last);
 	for (size_t n = 0; n < sizeof(last) / sizeof(*to); n++)
 		to[n] += from[n];
+	/* Of the thread, whatever the engine. */
+	t->stats.halts_polled = t->vcpu->halt.polled;
+	t->stats.halts_slept = t->vcpu->halt.slept;
 }
 
 static void *vcpu_thread_main(void *arg)

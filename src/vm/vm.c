@@ -19,6 +19,7 @@
 #include "bus/vclock.h"
 #include "cpu/kvmclock.h"
 #include "cpu/exclusive.h"
+#include "cpu/halt.h"
 #include "cpu/model.h"
 #include "cpu/vcpu.h"
 #include "engine/engine.h"
@@ -76,7 +77,8 @@ static int vcpus_new(struct vm *vm)
 		if (!vm->exclusive)
 			return -ENOMEM;
 	}
-	return 0;
+	vm->halt_room = halt_room_new(vm->vcpus, vm->vcpu_count, vm->options.halt_poll_us);
+	return vm->halt_room ? 0 : -ENOMEM;
 }
 
 /* Loads the kernel and points the boot cpu at it. Vcpus are freshly reset. */
@@ -204,6 +206,7 @@ void vm_free(struct vm *vm)
 	loop_remove_fd(vm->damage_watch);
 	board_free(vm->board);
 	exclusive_free(vm->exclusive);
+	halt_room_free(vm->halt_room);
 	if (vm->damage_fd >= 0)
 		close(vm->damage_fd);
 	for (unsigned i = 0; vm->vcpus && i < vm->vcpu_count; i++)

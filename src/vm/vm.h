@@ -32,6 +32,7 @@ struct vm_options {
 	struct boot_options boot; /* strings are borrowed for the VM's life: a reset loads again */
 	const struct engine *engine;
 	const char *cpu_model; /* "x86-64-v2", "x86-64-v3", "host" */
+	unsigned halt_poll_us; /* a halted vcpu sleeps after this at the latest: cpu/halt.h */
 	bool no_reboot;        /* a reset ends the machine instead of starting it over */
 	/* NULL, or what vm_snapshot_apply() put here: the VM is made from it and held; a reset
 	 * boots. */

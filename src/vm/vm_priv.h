@@ -41,6 +41,7 @@ struct vm {
 	unsigned vcpu_count;
 	struct vcpu **vcpus;
 	struct exclusive *exclusive; /* NULL with one vcpu */
+	struct halt_room *halt_room;
 	struct vcpu_thread *threads;
 
 	pthread_mutex_t

@@ -209,6 +209,8 @@ def test_command_lines(host):
             (("run", "debain"), "did you mean debian?"),
             (("run", "debian", "--cpus", "0"), "--cpus 0"),
             (("run", "debian", "--cpus", "9999"), "--cpus 9999"),
+            (("run", "debian", "--halt-poll", "200000"), "--halt-poll 200000"),
+            (("run", "debian", "--halt-poll", "2us"), "--halt-poll 2us"),
             (("run", "debian", "--engine", "warp"), "--engine warp is unknown"),
             (("run", "debian", "--cpu", "486"), "--cpu 486 is unknown"),
             (("run", "debian", "--append"), "--append needs a value"),
