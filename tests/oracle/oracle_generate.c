@@ -244,7 +244,7 @@ static bool build(struct rng *r, const struct template *t, struct piece *p, bool
 		bytes[n++] = 0x65;
 	if (rng_chance(r, 4))
 		bytes[n++] = 0x67;
-	if (!t->vex && t->prefix == 0 && rng_chance(r, 15))
+	if (!t->vex && t->prefix != 0x66 && rng_chance(r, 15))
 		bytes[n++] = 0x66;
 	body = n;
 	n += template_bytes(t, bytes + n, !compat && rng_chance(r, 60) ? rng_below(r, 8) : 0,

@@ -50,6 +50,7 @@ struct opcode {
 	uint8_t map; /* enum opcode_map */
 	uint8_t byte;
 	uint8_t prefix; /* 0, 0x66, 0xf2 or 0xf3 */
+	bool narrow;    /* 0x66 as well as the prefix */
 	bool lock;
 	bool wide;      /* REX.W or VEX.W */
 	bool byte_regs; /* 8-bit register operands: SPL.. need a REX prefix */
@@ -144,6 +145,8 @@ static inline void put_insn(struct code *c, struct opcode op, int reg, struct op
 
 		if (op.lock)
 			put8(c, 0xf0);
+		if (op.narrow)
+			put8(c, 0x66);
 		if (op.prefix)
 			put8(c, op.prefix);
 		if (rex ||

@@ -227,10 +227,15 @@ static void take_encoding(struct guest_insn *g, const ZydisDecodedInstruction *z
 
 			if (p == 0xf2 || p == 0xf3)
 				g->op.prefix = p;
-			else if (p == 0x66 && !g->op.prefix)
-				g->op.prefix = p;
+			else if (p == 0x66)
+				g->op.narrow = true;
 			else if (p == 0xf0)
 				g->op.lock = true;
+		}
+		/* Both matter in POPCNT, CRC32 and the hints of locked instructions. */
+		if (g->op.narrow && (!g->op.prefix || !g->has_modrm)) {
+			g->op.prefix = 0x66;
+			g->op.narrow = false;
 		}
 	}
 	if (g->has_modrm) {
