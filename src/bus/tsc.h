@@ -8,7 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Runs at a constant rate in every power state (CPUID 80000007h EDX bit 8). */
+/* Runs at a constant rate in every power state (CPUID 80000007h EDX bit 8), or the kernel trusts
+ * it. */
 bool tsc_invariant(void);
 
 /* Found once per process: from CPUID, from the kernel, or by 10 ms of measurement. Any thread. */

@@ -294,8 +294,9 @@ static void say_what_runs(const struct run *run)
 		return;
 	if (o->command)
 		leave = "Ctrl-C interrupts the command";
-	fprintf(stderr, "insula: engine %s (%s), %llu MiB, %u cpu%s; %s%s", o->engine->name,
+	fprintf(stderr, "insula: engine %s (%s%s%s), %llu MiB, %u cpu%s; %s%s", o->engine->name,
 		strcmp(o->engine_name, "auto") == 0 ? "the best that works here" : "as asked",
+		*run->no_kvm ? ": " : "", run->no_kvm,
 		(unsigned long long)(ram_size(vm_board(run->vm)->ram) >> 20), cpus,
 		cpus == 1 ? "" : "s", leave, run->raw ? "\r\n" : "\n");
 }
@@ -528,12 +529,30 @@ void run_init(struct run *run)
 	*run = (struct run){ .dir.fd = -1, .listener = -1, .ready_fd = -1 };
 }
 
+static int choose_engine(struct run *run)
+{
+	struct run_options *o = &run->options;
+	char error[ENGINE_ERROR_MAX];
+
+	if (!o->engine) {
+		o->engine = engine_best(run->no_kvm);
+		return 0;
+	}
+	if (engine_check(o->engine, error) == 0)
+		return 0;
+	fprintf(stderr, "insula: engine %s: %s; --engine auto takes one that works here\n",
+		o->engine->name, error);
+	return -1;
+}
+
 int run_to_end(struct run *run)
 {
 	int status = -1;
 
 	if (hold_standard_streams() < 0)
 		return host_error("/dev/null");
+	if (choose_engine(run) < 0)
+		return STATUS_HOST_ERROR;
 	if (run->options.guest && !run->snapshot)
 		status = guest_open(&run->guest, run->options.guest, run->options.append);
 	if (status < 0 && run->options.detach)

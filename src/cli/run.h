@@ -13,6 +13,7 @@
 #include "api/runtime_dir.h"
 #include "cli/guest.h"
 #include "cli/run_options.h"
+#include "engine/engine.h"
 
 struct chardev;
 struct control;
@@ -25,6 +26,7 @@ struct vm_snapshot;
 
 struct run {
 	struct run_options options;
+	char no_kvm[ENGINE_ERROR_MAX]; /* why auto took another engine, or empty */
 	struct guest guest; /* options.guest only */
 	struct loop *loop;
 	struct chardev *in_out, *err; /* our own streams; NULL when detached */

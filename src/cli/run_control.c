@@ -223,12 +223,20 @@ static int switch_vm(void *ctx, struct control_call *call)
 	struct run *run = ctx;
 	const char *name = json_string_value(json_object_get(call->arguments, "engine"));
 	const struct engine *engine = name ? engine_find(name) : NULL;
+	char why[ENGINE_ERROR_MAX];
 	struct vm_switch_report report;
 	char error[VM_ERROR_MAX];
 	int err;
 
+	if (name && strcmp(name, "auto") == 0)
+		engine = engine_best(why);
 	if (!engine)
-		return refuse(call, -EINVAL, "engine: auto, interpret or translate");
+		return refuse(call, -EINVAL, "engine: auto, kvm, translate or interpret");
+	err = engine_check(engine, why);
+	if (err < 0) {
+		snprintf(error, sizeof(error), "engine %s: %s", engine->name, why);
+		return refuse(call, err, error);
+	}
 	err = vm_switch_engine(run->vm, engine, &report, error);
 	if (err)
 		return refuse(call, err, error);

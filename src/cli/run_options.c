@@ -46,8 +46,8 @@ const struct option_def run_option_defs[] = {
 	  OPT_DISK },
 	{ "mem", "SIZE", "guest memory, as in 512M or 2G (default 512M)", OPT_MEM },
 	{ "cpus", "N", "number of virtual cpus (default 1)", OPT_CPUS },
-	{ "engine", "NAME", "translate, interpret, or auto: the best that works here (default)",
-	  OPT_ENGINE },
+	{ "engine", "NAME",
+	  "kvm, translate, interpret, or auto: the best that works here (default)", OPT_ENGINE },
 	{ "cpu", "MODEL", "x86-64-v2, x86-64-v3 or host (default)", OPT_CPU },
 	{ "debug-exit", NULL,
 	  "add port 0xf4: writing V to it ends the run with\nstatus (V << 1) | 1", OPT_DEBUG_EXIT },
@@ -65,7 +65,7 @@ const struct option_def run_option_defs[] = {
 	{ 0 },
 };
 
-static const char *const engine_names[] = { "translate", "interpret", "auto", NULL };
+static const char *const engine_names[] = { "kvm", "translate", "interpret", "auto", NULL };
 static const char *const cpu_names[] = { "x86-64-v2", "x86-64-v3", "host", NULL };
 
 static bool in_list(const char *word, const char *const *list)
@@ -189,8 +189,8 @@ static int set_name(const struct verb *verb, const char *option, const char *val
 	if (known == cpu_names)
 		return usage_error(verb, "--%s %s is unknown; known are x86-64-v2, x86-64-v3, host",
 				   option, value);
-	return usage_error(verb, "--%s %s is unknown; known are translate, interpret, auto", option,
-			   value);
+	return usage_error(verb, "--%s %s is unknown; known are kvm, translate, interpret, auto",
+			   option, value);
 }
 
 static int set_option(struct run_options *run, const struct verb *verb, int id, const char *value)
@@ -281,6 +281,7 @@ static int check_together(struct run_options *run, const struct verb *verb,
 		return usage_error(verb, "--initrd goes with --kernel");
 	if (!run->kernel && !run->guest)
 		run->guest = "debian";
+	/* "auto" is found when a VM is made: it takes a look at the host. */
 	run->engine = engine_find(run->engine_name);
 	return -1;
 }

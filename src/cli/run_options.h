@@ -27,7 +27,7 @@ struct run_options {
 	uint64_t mem_bytes;
 	unsigned cpus;
 	const char *engine_name;
-	const struct engine *engine;
+	const struct engine *engine; /* NULL: auto, not looked for yet */
 	const char *cpu_model;
 	bool debug_exit;
 	bool stats;

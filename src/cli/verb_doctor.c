@@ -22,9 +22,9 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include "cli/doctor_kvm.h"
 #include "cli/options.h"
 #include "cli/verb.h"
+#include "engine/kvm/kvm.h"
 
 enum verdict { GOOD, LIMITED, ABSENT };
 
@@ -97,27 +97,31 @@ static void find_memory(struct finding *f)
 
 static void find_kvm(struct finding *f)
 {
-	const char *why;
+	static const char software[] = "not needed: Insula's own engines run here";
+	char why[KVM_WHY_MAX];
 
-	switch (doctor_kvm(&why)) {
+	switch (kvm_probe(&kvm_calls_host, why)) {
 	case KVM_KIND_NONE:
-		found(f, ABSENT, "not needed: Insula's own engines run here", "no /dev/kvm");
+		found(f, ABSENT, software, "no /dev/kvm");
 		break;
 	case KVM_KIND_NO_ACCESS:
-		found(f, ABSENT, "not needed: Insula's own engines run here", "/dev/kvm: %s", why);
+		found(f, ABSENT,
+		      "the group kvm may use it; without it Insula's own engines run guests",
+		      "/dev/kvm: %.120s", why);
 		break;
 	case KVM_KIND_PARAVIRT:
 		found(f, LIMITED,
 		      "it runs only kernels made for it, no stock system; Insula's own engines do",
-		      "a paravirtual flavour (%s)", why);
+		      "a paravirtual flavour (%.120s)", why);
 		break;
 	case KVM_KIND_LIMITED:
 		found(f, LIMITED,
-		      "stock systems would not run in it; Insula's own engines run them", "%s",
+		      "stock systems would not run in it; Insula's own engines run them", "%.150s",
 		      why);
 		break;
 	case KVM_KIND_FULL:
-		found(f, GOOD, "this version does not use it yet", "a stock guest can run in it");
+		found(f, GOOD, "insula run uses it: --engine auto and kvm",
+		      "a stock guest can run in it");
 		break;
 	}
 }

@@ -1,6 +1,7 @@
 /* insula restore: a VM from a snapshot, in the middle of what it was doing. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "api/runtime_dir.h"
 #include "cli/options.h"
@@ -21,7 +22,7 @@ static int set_option(void *ctx, int id, const char *value)
 	case OPT_ENGINE:
 		o->engine_name = value;
 		o->engine = engine_find(value);
-		if (!o->engine)
+		if (!o->engine && strcmp(value, "auto") != 0)
 			return usage_error(verb, "--engine %s is unknown", value);
 		return -1;
 	case OPT_NAME:
@@ -53,7 +54,6 @@ static int parse(struct run_options *o, const struct verb *verb, int argc, char 
 	int status;
 
 	*o = (struct run_options){ .engine_name = "auto",
-				   .engine = engine_find("auto"),
 				   .cpu_model = "saved",
 				   .halt_poll_us = HALT_POLL_US };
 	options_init(&options, verb, argc, argv);

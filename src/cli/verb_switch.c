@@ -1,5 +1,6 @@
 /* insula switch: a running VM goes on under another engine. */
 #include <stdio.h>
+#include <string.h>
 
 #include "api/control_client.h"
 #include "cli/options.h"
@@ -11,8 +12,8 @@ enum { OPT_ENGINE = 1 };
 
 static int engine_option(void *ctx, int id, const char *value)
 {
-	if (!engine_find(value))
-		return usage_error(&verb_switch, "--engine %s: auto, interpret or translate",
+	if (!engine_find(value) && strcmp(value, "auto") != 0)
+		return usage_error(&verb_switch, "--engine %s: auto, kvm, translate or interpret",
 				   value);
 	*(const char **)ctx = value;
 	return -1;
@@ -46,7 +47,7 @@ static int switch_verb(const struct verb *verb, int argc, char **argv)
 }
 
 static const struct option_def switch_options[] = {
-	{ "engine", "ENGINE", "auto, interpret or translate", OPT_ENGINE },
+	{ "engine", "ENGINE", "auto, kvm, translate or interpret", OPT_ENGINE },
 	{ 0 },
 };
 

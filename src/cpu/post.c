@@ -4,7 +4,9 @@
  * The order is the whole of it. A poster makes its news visible (bitmap, then
  * request bit) and only then looks whether anybody sleeps; a sleeper announces
  * its sleep first and only then looks for news. One of the two always sees the
- * other, so no wake-up is lost and none is sent to a running vcpu.
+ * other, so no wake-up is lost and none is sent to a running vcpu. The same
+ * goes for an owner about to enter a system call that runs guest code: first
+ * its kick_tid, then a look at req.
  */
 #include "cpu/post.h"
 #include "base/futex.h"
@@ -13,9 +15,15 @@
 
 void vcpu_request(struct vcpu *v, uint32_t bits)
 {
+	int32_t tid;
+
 	atomic_fetch_or(&v->req, bits);
 	if (atomic_load(&v->sleeping) && atomic_exchange(&v->sleeping, 0))
 		futex_wake(&v->sleeping, 1);
+	/* One signal is enough: the owner says its name anew before it goes back. */
+	if (atomic_load(&v->kick_tid) && (tid = atomic_exchange(&v->kick_tid, 0)))
+		syscall6(SYS_tgkill, syscall6(SYS_getpid, 0, 0, 0, 0, 0, 0), tid, VCPU_KICK_SIGNAL,
+			 0, 0, 0);
 }
 
 void vcpu_post_irq(struct vcpu *v, uint8_t vector, bool level)

@@ -7,7 +7,14 @@
 
 #include "cpu/vcpu.h"
 
-/* Sets the bits and wakes the vcpu if it waits. A running software engine sees req at its next poll; KVM is kicked by its engine. */
+/* What interrupts the system call in which hardware runs guest code. Its handler is the engine's.
+ */
+#define VCPU_KICK_SIGNAL 35
+
+/*
+ * Sets the bits and wakes the vcpu if it waits. A running software engine sees
+ * req at its next poll; a vcpu with a kick_tid gets a signal.
+ */
 void vcpu_request(struct vcpu *v, uint32_t bits);
 /* A fixed or lowest-priority interrupt; level: the vector's TMR bit is to be set. */
 void vcpu_post_irq(struct vcpu *v, uint8_t vector, bool level);

@@ -310,6 +310,7 @@ struct vcpu {
 	_Atomic uint32_t req __attribute__((aligned(64)));
 	_Atomic uint32_t sleeping; /* futex word: 1 while the thread waits for req */
 	_Atomic uint32_t posted[8];
+	_Atomic int32_t kick_tid; /* the owner, while only a signal makes it look at req; else 0 */
 	_Atomic uint32_t
 		posted_level[8]; /* trigger mode of the posted vectors: a set bit goes to TMR */
 	_Atomic uint32_t sipi_vector;
@@ -332,7 +333,8 @@ struct vcpu {
 	int (*pic_ack)(void *ctx);
 	void *pic_ctx;
 	const struct engine *engine;
-	void *engine_priv;
+	void *engine_priv; /* the engine's, of this vcpu; made by its vcpu_open */
+	void *engine_vm;   /* the engine's, of all vcpus; made by its vm_open */
 };
 
 /* Mode predicates on canonical state. */

@@ -21,7 +21,9 @@ enum vcpu_exit {
 	EXIT_ERROR,    /* the host failed us; a stop was requested */
 };
 
-#define RUN_UNLIMITED UINT64_MAX
+#define RUN_UNLIMITED UINT64_MAX /* kvm knows no other budget */
+
+#define ENGINE_ERROR_MAX 192
 
 /* What a vcpu did since it was opened. Counts; bytes where the name says so. */
 struct engine_stats {
@@ -39,11 +41,26 @@ struct engine_stats {
 
 struct engine {
 	const char *name;
+	/* engine_check(); NULL: on every host. */
+	int (*check)(char *why);
+	/*
+	 * The CPU model of a machine about to be made: takes away what this engine
+	 * cannot do on this host. NULL: it can do every model. 0 or -errno with
+	 * one sentence in error (ENGINE_ERROR_MAX bytes).
+	 */
+	int (*model_limit)(struct cpu_model *model, char *error);
+	/*
+	 * What the vcpus have in common: made before the first of them is opened, given back after
+	 * the last was closed, to be in each v->engine_vm meanwhile. Any thread; the VM may run
+	 * under another engine. NULL: nothing. Errors as above.
+	 */
+	int (*vm_open)(struct vcpu **vcpus, unsigned count, void **engine_vm, char *error);
+	void (*vm_close)(void *engine_vm);
 	/* 0 or -errno; *error gets one sentence. Allocates v->engine_priv. Changes nothing else but
 	 * v->soft, which comes zeroed. */
 	int (*vcpu_open)(struct vcpu *v, const char **error);
-	/* Any thread, the engine left. v may be a copy with the ram, soft and engine_priv that open
-	 * made, while the vcpu itself runs under another engine. */
+	/* Any thread, the engine left. v may be a copy with the ram, soft, engine_vm and
+	 * engine_priv that open made, while the vcpu itself runs under another engine. */
 	void (*vcpu_close)(struct vcpu *v);
 	void (*enter)(struct vcpu *v);
 	enum vcpu_exit (*run)(struct vcpu *v, uint64_t max_insns);
@@ -55,8 +72,18 @@ struct engine {
 
 extern const struct engine engine_interpret;
 extern const struct engine engine_translate;
+extern const struct engine engine_kvm;
 
-/* name: "interpret", "translate" or "auto"; NULL if unknown. */
+/* name: "kvm", "translate" or "interpret"; NULL if unknown. */
 const struct engine *engine_find(const char *name);
+
+/*
+ * Can the engine run stock kernels on this host? 0, or -errno with a clause in
+ * why (ENGINE_ERROR_MAX bytes). May take some ten milliseconds, for a probe in a
+ * child.
+ */
+int engine_check(const struct engine *engine, char *why);
+/* The best that can. why: a clause that says why it is no better one, or empty. */
+const struct engine *engine_best(char *why);
 
 #endif

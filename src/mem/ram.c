@@ -202,6 +202,30 @@ void *ram_page(struct ram *ram, gpa_t gpa)
 	return ram->host + offset;
 }
 
+bool ram_slot(struct ram *ram, unsigned n, struct ram_slot *slot)
+{
+	unsigned rom = ram->high_bytes ? n - 2 : n - 1;
+	uint64_t offset;
+
+	if (n == 0) {
+		*slot = (struct ram_slot){ .gpa = 0, .len = ram->low_bytes };
+		offset = 0;
+	} else if (n == 1 && ram->high_bytes) {
+		*slot = (struct ram_slot){ .gpa = RAM_HIGH_BASE, .len = ram->high_bytes };
+		offset = ram->low_bytes;
+	} else if (rom < ram->rom_count) {
+		*slot = (struct ram_slot){ .gpa = ram->rom[rom].gpa,
+					   .len = ram->rom[rom].len,
+					   .rom = true };
+		offset = ram->rom[rom].offset;
+	} else {
+		return false;
+	}
+	slot->host = ram->host + offset;
+	ram_fetch(ram, offset, slot->len);
+	return true;
+}
+
 bool ram_contains(const struct ram *ram, gpa_t gpa, uint64_t len)
 {
 	return ram_offset(ram, gpa, len, false) != RAM_NOWHERE;

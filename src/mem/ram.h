@@ -73,6 +73,19 @@ void *ram_fill(struct ram *ram, uint64_t offset, uint64_t len);
 
 /* Host address of the page that holds gpa, or NULL if that is not RAM (or ROM, for reading). Stable for the VM's life. */
 void *ram_page(struct ram *ram, gpa_t gpa);
+/*
+ * For an engine whose hardware reaches RAM by itself: the slots, n from 0 on,
+ * false if there are no more. Host addresses stand for the VM's life. RAM that
+ * comes from a file is read and checked here, since nobody will ask for it page
+ * by page.
+ */
+struct ram_slot {
+	gpa_t gpa;
+	uint64_t len;
+	void *host;
+	bool rom;
+};
+bool ram_slot(struct ram *ram, unsigned n, struct ram_slot *slot);
 /* Every byte of [gpa, gpa+len) is RAM in one slot; ROM does not count. */
 bool ram_contains(const struct ram *ram, gpa_t gpa, uint64_t len);
 /* The reverse of ram_page, for a pointer it returned or one into the same page. */

@@ -17,12 +17,13 @@
 /* What an engine keeps in a vcpu beside the canonical state. */
 struct side {
 	struct soft soft;
-	void *priv;
+	void *priv, *vm;
 	const struct engine *engine;
 };
 
 struct switching {
 	const struct engine *to;
+	void *vm; /* what the vcpus have in common under the engine that is to be closed */
 	struct side *sides; /* of each vcpu: the one it does not hold */
 	int *errors;
 	const char **why;
@@ -30,10 +31,11 @@ struct switching {
 
 static void change_side(struct vcpu *v, struct side *side)
 {
-	struct side out = { v->soft, v->engine_priv, v->engine };
+	struct side out = { v->soft, v->engine_priv, v->engine_vm, v->engine };
 
 	v->soft = side->soft;
 	v->engine_priv = side->priv;
+	v->engine_vm = side->vm;
 	v->engine = side->engine;
 	*side = out;
 }
@@ -45,7 +47,7 @@ static void open_new(struct vcpu_thread *t, void *ctx)
 	struct vcpu *v = t->vcpu;
 	struct side *side = &s->sides[v->index];
 
-	*side = (struct side){ .engine = s->to };
+	*side = (struct side){ .engine = s->to, .vm = s->vm };
 	change_side(v, side);
 	s->errors[v->index] = v->engine->vcpu_open(v, &s->why[v->index]);
 	change_side(v, side);
@@ -71,6 +73,8 @@ static bool all_run(const struct vm *vm)
 /* Lock held, all parked. */
 static int change(struct vm *vm, struct switching *s, char *error)
 {
+	void *old;
+
 	barrier_errand(vm, open_new, s);
 	for (unsigned i = 0; i < vm->vcpu_count; i++) {
 		if (!s->errors[i])
@@ -84,6 +88,9 @@ static int change(struct vm *vm, struct switching *s, char *error)
 		change_side(vm->vcpus[i], &s->sides[i]);
 	}
 	vm->options.engine = s->to;
+	old = vm->engine_vm;
+	vm->engine_vm = s->vm;
+	s->vm = old;
 	return 0;
 }
 
@@ -91,7 +98,8 @@ static int change(struct vm *vm, struct switching *s, char *error)
  * What the vcpus do not hold is given back when they run again: it may be many
  * megabytes of code, which take longer to free than all the rest.
  */
-static void close_sides(struct vm *vm, struct switching *s, struct vcpu *copy)
+static void close_sides(struct vm *vm, struct switching *s, const struct engine *closing,
+			struct vcpu *copy)
 {
 	for (unsigned i = 0; i < vm->vcpu_count; i++) {
 		if (!s->sides[i].priv)
@@ -100,13 +108,16 @@ static void close_sides(struct vm *vm, struct switching *s, struct vcpu *copy)
 		change_side(copy, &s->sides[i]);
 		copy->engine->vcpu_close(copy);
 	}
+	if (s->vm)
+		closing->vm_close(s->vm);
 }
 
 /* World lock held. */
 static int switch_engine(struct vm *vm, struct switching *s, struct vm_switch_report *report,
 			 char *error)
 {
-	uint64_t began = now_ns();
+	char why[ENGINE_ERROR_MAX];
+	uint64_t began;
 	int err;
 
 	report->from = vm->options.engine;
@@ -114,6 +125,17 @@ static int switch_engine(struct vm *vm, struct switching *s, struct vm_switch_re
 		snprintf(error, VM_ERROR_MAX, "the VM runs under %s already", s->to->name);
 		return -EALREADY;
 	}
+	err = vm_limit_model(s->to, (struct cpu_model *)vm->model, true, error);
+	if (err < 0)
+		return err;
+	if (s->to->vm_open) {
+		err = s->to->vm_open(vm->vcpus, vm->vcpu_count, &s->vm, why);
+		if (err < 0) {
+			snprintf(error, VM_ERROR_MAX, "engine %s: %s", s->to->name, why);
+			return err;
+		}
+	}
+	began = now_ns();
 	/* Devices and clocks go on: to the guest it is as if the host were busy for a moment. */
 	pthread_mutex_lock(&vm->lock);
 	barrier_want(vm, VM_WANT_PAUSE);
@@ -149,7 +171,7 @@ int vm_switch_engine(struct vm *vm, const struct engine *engine, struct vm_switc
 		pthread_mutex_lock(&vm->world);
 		if (vm->started && !vm->ended) {
 			err = switch_engine(vm, &s, report, error);
-			close_sides(vm, &s, copy);
+			close_sides(vm, &s, err ? engine : report->from, copy);
 		} else {
 			snprintf(error, VM_ERROR_MAX, "the VM has ended");
 			err = -ECANCELED;

@@ -48,6 +48,30 @@ void vm_request_stop(struct vm *vm, enum stop_reason reason, uint32_t code, cons
 
 /* ---- construction ---- */
 
+int vm_limit_model(const struct engine *engine, struct cpu_model *model, bool fixed, char *error)
+{
+	struct cpu_model limited = *model;
+	char why[ENGINE_ERROR_MAX];
+	int rc;
+
+	if (!engine->model_limit)
+		return 0;
+	rc = engine->model_limit(&limited, why);
+	if (rc < 0) {
+		snprintf(error, VM_ERROR_MAX, "engine %s: %s", engine->name, why);
+		return rc;
+	}
+	if (fixed && memcmp(&limited, model, sizeof(limited)) != 0) {
+		snprintf(error, VM_ERROR_MAX,
+			 "engine %s: the guest uses features of its CPU that this host's KVM "
+			 "lacks; another engine can go on with it",
+			 engine->name);
+		return -ENOTSUP;
+	}
+	*model = limited;
+	return 0;
+}
+
 static int vcpus_new(struct vm *vm)
 {
 	vm->vcpus = calloc(vm->vcpu_count, sizeof(*vm->vcpus));
@@ -175,6 +199,10 @@ struct vm *vm_new(const struct vm_options *options, char *error)
 		rc = -EINVAL;
 		goto fail;
 	}
+	rc = vm_limit_model(options->engine, (struct cpu_model *)vm->model, options->restore,
+			    error);
+	if (rc < 0)
+		goto fail;
 	rc = vcpus_new(vm);
 	if (rc < 0) {
 		snprintf(error, VM_ERROR_MAX, "out of memory for %u vcpus", vm->vcpu_count);
@@ -233,6 +261,9 @@ static void threads_end(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
 		vcpu_thread_join(&vm->threads[i]);
+	if (vm->engine_vm)
+		vm->options.engine->vm_close(vm->engine_vm);
+	vm->engine_vm = NULL;
 }
 
 /* Power-on state for everything, then the kernel again. False: it could not be; the stop request
@@ -322,8 +353,17 @@ static bool any_starting(const struct vm *vm)
 
 static int threads_start(struct vm *vm, char *error)
 {
+	const struct engine *engine = vm->options.engine;
+	char why[ENGINE_ERROR_MAX];
 	int rc = 0;
 
+	if (engine->vm_open) {
+		rc = engine->vm_open(vm->vcpus, vm->vcpu_count, &vm->engine_vm, why);
+		if (rc < 0)
+			snprintf(error, VM_ERROR_MAX, "engine %s: %s", engine->name, why);
+	}
+	for (unsigned i = 0; i < vm->vcpu_count; i++)
+		vm->vcpus[i]->engine_vm = vm->engine_vm;
 	for (unsigned i = 0; i < vm->vcpu_count && rc == 0; i++) {
 		rc = vcpu_thread_start(&vm->threads[i]);
 		if (rc < 0)

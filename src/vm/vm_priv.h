@@ -40,6 +40,7 @@ struct vm {
 	struct boot_entry entry;
 	unsigned vcpu_count;
 	struct vcpu **vcpus;
+	void *engine_vm; /* the engine's; NULL if it has none or is not open */
 	struct exclusive *exclusive; /* NULL with one vcpu */
 	struct halt_room *halt_room;
 	struct vcpu_thread *threads;
@@ -73,6 +74,13 @@ struct vm {
 	int damage_fd;
 	struct loop_fd *damage_watch;
 };
+
+/*
+ * vm.c. What the engine cannot do on this host leaves the model; a fixed one,
+ * which a guest has seen, stays as it is or is refused. 0, or -errno with a
+ * sentence in error (VM_ERROR_MAX bytes).
+ */
+int vm_limit_model(const struct engine *engine, struct cpu_model *model, bool fixed, char *error);
 
 /* vcpu_thread.c */
 int vcpu_thread_start(struct vcpu_thread *t) __attribute__((warn_unused_result));

@@ -443,7 +443,7 @@ static void kernel_missing(void **state)
 	struct vm_options options = {
 		.board = { .mem_bytes = 16 << 20, .cpus = 1, .loop = loop },
 		.boot = { .kernel = "/nonexistent/kernel" },
-		.engine = engine_find("auto"),
+		.engine = engine_find("translate"),
 		.cpu_model = "host",
 	};
 	char error[VM_ERROR_MAX];

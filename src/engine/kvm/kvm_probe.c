@@ -5,18 +5,15 @@
  * flavours do not: 32-bit paging, and SSE at privilege 0. Invariant: the guest
  * runs in a child with a time limit, so nothing it does can hang the caller.
  */
-#include "cli/doctor_kvm.h"
-
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
-#include <stdbool.h>
-#include <stdint.h>
+#include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "engine/kvm/kvm.h"
+#include "engine/kvm/kvm_priv.h"
 
 #define MSR_PVM_SIGNATURE 0x4b564d11u
 #define PVM_SIGNATURE     0x4d5650u
@@ -29,7 +26,7 @@
 
 enum { PROBE_OK, PROBE_SETUP, PROBE_SHUTDOWN, PROBE_INTERNAL, PROBE_OTHER };
 
-static bool signature_says_paravirt(int kvm)
+static bool signature_says_paravirt(const struct kvm_calls *calls, int kvm)
 {
 	union {
 		struct kvm_msrs header;
@@ -39,21 +36,21 @@ static bool signature_says_paravirt(int kvm)
 	int vm, vcpu;
 
 	msrs.header.entries[0].index = MSR_PVM_SIGNATURE;
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	vm = calls->ioctl(kvm, KVM_CREATE_VM, 0);
 	if (vm < 0)
 		return false;
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+	vcpu = calls->ioctl(vm, KVM_CREATE_VCPU, 0);
 	if (vcpu >= 0) {
-		says = ioctl(vcpu, KVM_GET_MSRS, &msrs) == 1 &&
+		says = calls->ioctl(vcpu, KVM_GET_MSRS, (uintptr_t)&msrs) == 1 &&
 		       msrs.header.entries[0].data == PVM_SIGNATURE;
-		close(vcpu);
+		calls->close(vcpu);
 	}
-	close(vm);
+	calls->close(vm);
 	return says;
 }
 
 /* Flat 32-bit protected mode with 4 MiB pages, identity-mapped. */
-static int set_state(int vcpu)
+static int set_state(const struct kvm_calls *calls, int vcpu)
 {
 	const struct kvm_segment code = { .limit = 0xffffffff,
 					  .selector = 8,
@@ -72,18 +69,20 @@ static int set_state(int vcpu)
 	struct kvm_regs regs = { .rip = GUEST_CODE, .rflags = 2, .rsp = GUEST_BYTES };
 	struct kvm_sregs sregs;
 
-	if (ioctl(vcpu, KVM_GET_SREGS, &sregs) < 0)
+	if (calls->ioctl(vcpu, KVM_GET_SREGS, (uintptr_t)&sregs) < 0)
 		return -1;
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
 	sregs.cr3 = GUEST_PAGE_DIRECTORY;
 	sregs.cr4 |= 0x10 | 0x200;                      /* PSE, OSFXSR */
 	sregs.cr0 = (sregs.cr0 & ~0x4ull) | 0x80000033; /* PG, NE, ET, MP, PE; not EM */
-	return ioctl(vcpu, KVM_SET_SREGS, &sregs) < 0 || ioctl(vcpu, KVM_SET_REGS, &regs) < 0 ? -1
-											      : 0;
+	return calls->ioctl(vcpu, KVM_SET_SREGS, (uintptr_t)&sregs) < 0 ||
+			       calls->ioctl(vcpu, KVM_SET_REGS, (uintptr_t)&regs) < 0
+		       ? -1
+		       : 0;
 }
 
-static int run_probe(int kvm)
+static int run_probe(const struct kvm_calls *calls, int kvm)
 {
 	/* pxor %xmm0,%xmm0; movd %xmm0,%eax; out %al,$0x10; hlt */
 	static const uint8_t code[] = { 0x66, 0x0f, 0xef, 0xc0,       0x66, 0x0f,
@@ -94,8 +93,8 @@ static int run_probe(int kvm)
 	int vm, vcpu, size;
 	uint8_t *ram;
 
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	vm = calls->ioctl(kvm, KVM_CREATE_VM, 0);
+	size = calls->ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 	ram = mmap(NULL, GUEST_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (vm < 0 || size < 0 || ram == MAP_FAILED)
 		return PROBE_SETUP;
@@ -103,16 +102,16 @@ static int run_probe(int kvm)
 	memcpy(ram + GUEST_PAGE_DIRECTORY, &entry, sizeof(entry));
 	region.userspace_addr = (uintptr_t)ram;
 	/* Intel without unrestricted guest wants a place for its real-mode state. */
-	ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000);
-	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+	(void)calls->ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000);
+	if (calls->ioctl(vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&region) < 0)
 		return PROBE_SETUP;
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+	vcpu = calls->ioctl(vm, KVM_CREATE_VCPU, 0);
 	if (vcpu < 0)
 		return PROBE_SETUP;
-	run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
-	if (run == MAP_FAILED || set_state(vcpu) < 0)
+	run = calls->map(vcpu, (size_t)size);
+	if (!run || set_state(calls, vcpu) < 0)
 		return PROBE_SETUP;
-	while (ioctl(vcpu, KVM_RUN, 0) < 0) {
+	while (calls->ioctl(vcpu, KVM_RUN, 0) < 0) {
 		if (errno != EINTR && errno != EAGAIN)
 			return PROBE_OTHER;
 	}
@@ -128,7 +127,7 @@ static int run_probe(int kvm)
 	}
 }
 
-static int probe_in_child(int kvm)
+static int probe_in_child(const struct kvm_calls *calls, int kvm)
 {
 	int status;
 	pid_t child = fork();
@@ -137,7 +136,7 @@ static int probe_in_child(int kvm)
 		return PROBE_SETUP;
 	if (child == 0) {
 		alarm(PROBE_SECONDS);
-		_exit(run_probe(kvm));
+		_exit(run_probe(calls, kvm));
 	}
 	while (waitpid(child, &status, 0) < 0) {
 		if (errno != EINTR)
@@ -146,33 +145,33 @@ static int probe_in_child(int kvm)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : PROBE_OTHER;
 }
 
-enum kvm_kind doctor_kvm(const char **why)
+enum kvm_kind kvm_probe(const struct kvm_calls *calls, char *why)
 {
 	static const char *const reasons[] = {
-		[PROBE_OK] = NULL,
+		[PROBE_OK] = "",
 		[PROBE_SETUP] = "a virtual machine could not be made",
 		[PROBE_SHUTDOWN] = "the probe guest shut down as it used 32-bit paging",
 		[PROBE_INTERNAL] = "the probe guest met an instruction that this KVM cannot run",
 		[PROBE_OTHER] = "the probe guest did not finish",
 	};
-	enum kvm_kind kind;
-	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	int result;
+	enum kvm_kind kind = KVM_KIND_LIMITED;
+	int kvm = calls->open(), result;
 
-	*why = NULL;
 	if (kvm < 0) {
-		*why = strerror(errno);
-		return errno == ENOENT || errno == ENODEV || errno == ENXIO ? KVM_KIND_NONE
-									    : KVM_KIND_NO_ACCESS;
+		bool none = errno == ENOENT || errno == ENODEV || errno == ENXIO;
+
+		snprintf(why, KVM_WHY_MAX, "%s", none ? "no /dev/kvm" : strerror(errno));
+		return none ? KVM_KIND_NONE : KVM_KIND_NO_ACCESS;
 	}
-	if (signature_says_paravirt(kvm)) {
-		*why = "its signature MSR reads PVM";
+	if (signature_says_paravirt(calls, kvm)) {
+		snprintf(why, KVM_WHY_MAX, "its signature MSR reads PVM");
 		kind = KVM_KIND_PARAVIRT;
-	} else {
-		result = probe_in_child(kvm);
-		*why = reasons[result <= PROBE_OTHER ? result : PROBE_OTHER];
+	} else if (kvm_has_all(calls, kvm, why)) {
+		result = probe_in_child(calls, kvm);
+		snprintf(why, KVM_WHY_MAX, "%s",
+			 reasons[result <= PROBE_OTHER ? result : PROBE_OTHER]);
 		kind = result == PROBE_OK ? KVM_KIND_FULL : KVM_KIND_LIMITED;
 	}
-	close(kvm);
+	calls->close(kvm);
 	return kind;
 }
