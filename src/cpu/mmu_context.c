@@ -8,6 +8,7 @@
 #include "cpu/mode.h"
 #include "mem/page.h"
 #include <stdlib.h>
+#include <sys/random.h>
 
 static void entries_invalidate(struct tlb_entry *entries, unsigned count)
 {
@@ -25,6 +26,9 @@ struct soft_mmu *mmu_new(struct page_listener *listener)
 	if (!mmu)
 		return NULL;
 	mmu->listener = listener;
+	if (getrandom(&mmu->secret, sizeof(mmu->secret), 0) != sizeof(mmu->secret))
+		goto fail;
+	mmu->secret |= 1;
 	mmu->empty = aligned_alloc(64, 2 * TLB_SIZE * sizeof(struct tlb_entry));
 	if (!mmu->empty)
 		goto fail;
@@ -149,7 +153,8 @@ static uint64_t generation_for(struct vcpu *v, struct generations *g)
 			return slot->gen;
 	}
 	slot = &g->slot[g->next++ % GENERATIONS];
-	*slot = (struct generation){ v->soft.mode, cs->limit, cs->base, ++v->soft.mmu->generation };
+	*slot = (struct generation){ v->soft.mode, cs->limit, cs->base,
+				     ++v->soft.mmu->generation * v->soft.mmu->secret };
 	return slot->gen;
 }
 

@@ -88,7 +88,8 @@ struct soft_mmu {
 	struct context *current;
 	struct page_listener *listener;
 	uint64_t uses;
-	uint64_t generation;            /* the last one given out */
+	uint64_t generation;            /* how many were given out */
+	uint64_t secret;                /* odd: the generation's number is their product */
 	struct generations generations; /* for code on global pages, valid in every context */
 	struct bloom code_pages;        /* global ones */
 	uint64_t large_code_first,

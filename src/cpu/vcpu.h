@@ -274,6 +274,7 @@ struct soft {
 	uint64_t host_sp;     /* the thread's stack while RSP is the vcpu */
 	uint64_t resume;      /* where a stub goes back to */
 	uint64_t target;      /* of an indirect branch */
+	uint32_t jump_mask;   /* where the jump cache's index is in an entry's distance */
 	uint64_t leave_known; /* address of the stub for jumps to untranslated code */
 	uint64_t callout;     /* record for the interpreter's handler */
 	uint64_t kept[9];     /* registers across the filling of a TLB entry */

@@ -73,25 +73,29 @@ const void *insn_hot(struct vcpu *v, const struct insn *first);
 /* What every record of a killed trace does instead: leave with the exact rip. */
 const void *insn_stale(struct vcpu *v, const struct insn *i);
 
-/* Cache of linear code addresses: valid while soft.code_gen or global_gen is what it was when
- * filled. */
-#define JUMP_BITS 13
+/*
+ * Cache of linear code addresses. An entry is valid while the generation it was
+ * filled under, soft.code_gen or global_gen, is in force: its key is the address
+ * XORed with that. Generations are numbers the guest cannot know, so that no
+ * address it jumps to, canonical or not, meets another generation's entry.
+ */
+#define JUMP_BITS 14
 #define JUMP_FOLD 10 /* functions start at multiples of 16: higher bits must tell them apart */
 #define JUMP_SIZE (1u << JUMP_BITS)
 struct jump_entry {
-	uint64_t rip;
-	uint64_t gen;
+	uint64_t key;
 	const void *target; /* a trace's code */
 	const void *fast;   /* the same for translated code */
+	uint64_t rip;       /* what arch.rip has to be for `fast` */
 };
 _Static_assert(sizeof(struct jump_entry) == 32, "translated code shifts by five");
 static inline struct jump_entry *jump_slot(struct vcpu *v, uint64_t rip)
 {
 	return &v->soft.jumps[(rip ^ rip >> JUMP_FOLD) & (JUMP_SIZE - 1)];
 }
-static inline bool jump_valid(const struct vcpu *v, const struct jump_entry *e)
+static inline bool jump_valid(const struct vcpu *v, const struct jump_entry *e, uint64_t rip)
 {
-	return e->gen == v->soft.code_gen || e->gen == v->soft.global_gen;
+	return e->key == (rip ^ v->soft.code_gen) || e->key == (rip ^ v->soft.global_gen);
 }
 
 #define NEXT(v, i)    return NULL
@@ -129,7 +133,7 @@ static inline bool jump_valid(const struct vcpu *v, const struct jump_entry *e)
 		const struct jump_entry *go_e = jump_slot((v), go_rip);              \
 		if (unlikely(atomic_load_explicit(&(v)->req, memory_order_relaxed))) \
 			LEAVE(v, go_rip, TRACE_EVENTS);                              \
-		if (unlikely(go_e->rip != go_rip || !jump_valid((v), go_e)))         \
+		if (unlikely(!jump_valid((v), go_e, go_rip)))                        \
 			LEAVE(v, go_rip, TRACE_NEXT);                                \
 		(v)->arch.rip = go_rip;                                              \
 		JUMP(v, go_e->target);                                               \

@@ -471,7 +471,7 @@ enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			continue;
 		}
 		e = jump_slot(v, v->arch.rip);
-		if (!from && !exit && e->rip == v->arch.rip && jump_valid(v, e) &&
+		if (!from && !exit && jump_valid(v, e, v->arch.rip) &&
 		    v->soft.exit != TRACE_STALE) {
 			first = e->target;
 			goto run;
@@ -489,9 +489,10 @@ enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		if (!t->dead) {
 			bool global = v->soft.fetch_global && t->gpa2 == ~0ull;
 
-			*e = (struct jump_entry){ v->arch.rip,
-						  global ? v->soft.global_gen : v->soft.code_gen,
-						  code, fast };
+			*e = (struct jump_entry){
+				v->arch.rip ^ (global ? v->soft.global_gen : v->soft.code_gen),
+				code, fast, t->region ? v->arch.rip & PAGE_MASK : v->arch.rip
+			};
 			/* decode_at may have emptied the pool and with it the branch we came from.
 			 */
 			if (from && flushes == in->cache.flushes && t->gpa2 == ~0ull)

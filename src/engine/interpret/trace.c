@@ -251,7 +251,7 @@ void trace_cache_flush(struct trace_cache *c)
 	for (n = 0; n < 1u << TRACE_HASH_BITS; n++)
 		c->hash[n] = NULL;
 	for (n = 0; n < 1u << JUMP_BITS; n++)
-		c->jumps[n].gen = 0;
+		c->jumps[n].key = 0;
 	c->bottom = c->pool;
 	c->top = c->pool + c->pool_bytes;
 	c->code_used = 0;

@@ -42,7 +42,6 @@ struct cold {
 	bool checked, elsewhere;
 	struct cell *cell;
 	int32_t release;
-	uint8_t *third;
 	int16_t twin; /* FILL: the block whose twin to go on in if that fails, or -1 */
 	int32_t target;
 	uint8_t flags;
@@ -708,66 +707,97 @@ static void put_poll_far(struct gen *g, int32_t offset)
 	cold->elsewhere = true;
 }
 
-/* R9 = the jump cache's entry for the linear address in R10. */
-static void put_jump_slot(struct gen *g)
+/* The generation that code of this region's page is known under. */
+static struct operand generation(const struct gen *g)
+{
+	return g->t->global ? SLOT(soft.global_gen) : SLOT(soft.code_gen);
+}
+
+#define ENTRY(field) mem_operand(R9, offsetof(struct jump_entry, field))
+
+/* R9 = the jump cache's entry for the linear address in R10; R10 = its key for this generation. */
+static void put_jump_key(struct gen *g)
 {
 	struct code *c = &g->c;
 
-	put_insn(c, OP(0x8b), R9, reg_operand(R10)); /* mov r9d, r10d */
-	put_insn(c, OP(0xc1), 5, reg_operand(R9));
-	put8(c, JUMP_FOLD);
-	put_insn(c, OP(0x33), R9, reg_operand(R10));
-	put_insn(c, OP(0x81), 4, reg_operand(R9));
-	put32(c, JUMP_SIZE - 1);
-	put_insn(c, OP(0xc1), 4, reg_operand(R9));
-	put8(c, 5);
+	if (g->t->bmi2) {
+		struct opcode rorx = { .map = MAP_0F3A, .byte = 0xf0, .prefix = 0xf2, .vex = true };
+		struct opcode pdep = {
+			.map = MAP_0F38, .byte = 0xf5, .prefix = 0xf2, .vex = true, .vvvv = R9
+		};
+
+		put_insn(c, rorx, R9, reg_operand(R10));
+		put8(c, JUMP_FOLD);
+		put_insn(c, OP(0x33), R9, reg_operand(R10));
+		put_insn(c, pdep, R9, SLOT(soft.jump_mask));
+	} else {
+		put_insn(c, OP(0x8b), R9, reg_operand(R10));
+		put_insn(c, OP(0xc1), 5, reg_operand(R9));
+		put8(c, JUMP_FOLD);
+		put_insn(c, OP(0x33), R9, reg_operand(R10));
+		put_insn(c, OP(0x81), 4, reg_operand(R9));
+		put32(c, JUMP_SIZE - 1);
+		put_insn(c, OP(0xc1), 4, reg_operand(R9));
+		put8(c, 5);
+	}
 	put_insn(c, OP_W(0x03), R9, SLOT(soft.jumps));
+	put_insn(c, OP_W(0x33), R10, generation(g));
+}
+
+/* Through the entry in R9, which is the right one. */
+static void put_jump(struct gen *g)
+{
+	put_load(&g->c, R10, ENTRY(rip));
+	put_store(&g->c, SLOT(arch.rip), R10);
+	put_insn(&g->c, OP(0xff), 4, ENTRY(fast));
 }
 
 /* R10: a linear address. The stack pointer moves by `release` once it is certain. */
 static void put_indirect(struct gen *g, int32_t release, const struct guest_insn *i, bool checked)
 {
 	struct code *c = &g->c;
-	uint8_t *miss, *hit;
 	struct cold *cold;
+	uint8_t *miss;
 
-	put_jump_slot(g);
-	put_insn(c, OP_W(0x3b), R10, mem_operand(R9, offsetof(struct jump_entry, rip)));
+	put_jump_key(g);
+	put_insn(c, OP_W(0x3b), R10, ENTRY(key));
 	miss = put_jcc_open(c, CC_NE);
-	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, gen)));
-	put_insn(c, OP_W(0x3b), R10, SLOT(soft.code_gen));
-	put8(c, 0x74); /* je: over the next two */
-	hit = c->p;
-	put8(c, 0);
-	put_insn(c, OP_W(0x3b), R10, SLOT(soft.global_gen));
-	cold = cold_add(g, COLD_MISS, put_jcc_open(c, CC_NE));
-	if (!c->full)
-		*hit = (uint8_t)(c->p - hit - 1);
 	put_insn(c, OP(0x83), 7, SLOT(req));
 	put8(c, 0);
-	cold->second = put_jcc_open(c, CC_NE);
-	cold->third = miss;
+	cold = cold_add(g, COLD_MISS, put_jcc_open(c, CC_NE));
+	cold->second = miss;
 	cold->release = release;
 	cold->checked = checked;
 	cold->offset = i->offset;
 	if (release)
 		put_lea(c, R11, mem_operand(R11, release));
-	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, rip)));
-	put_insn(c, OP_W(0x81), 4, reg_operand(R10));
-	put32(c, (uint32_t)~0xfffu);
-	put_store(c, SLOT(arch.rip), R10);
-	put_insn(c, OP(0xff), 4, mem_operand(R9, offsetof(struct jump_entry, fast)));
+	put_jump(g);
 }
 
 static void lower_miss(struct gen *g, const struct cold *cold)
 {
 	struct code *c = &g->c;
-	uint8_t *canonical;
+	uint8_t *canonical, *other, *events;
 
-	/* `from` and `second` come here with R9 = the entry, `third` with R10 = the target. */
+	/* `second`: nothing is known of it under this generation, but perhaps under the other. */
+	put_insn(c, OP_W(0x33), R10, generation(g)); /* `from` comes here: events */
+	events = put_jmp_open(c);
 	close_rel32(c, cold->second, c->p);
-	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, rip)));
-	close_rel32(c, cold->third, c->p);
+	put_insn(c, OP_W(0x33), R10, SLOT(soft.code_gen));
+	put_insn(c, OP_W(0x33), R10, SLOT(soft.global_gen));
+	put_insn(c, OP_W(0x3b), R10, ENTRY(key));
+	other = put_jcc_open(c, CC_NE);
+	put_insn(c, OP(0x83), 7, SLOT(req));
+	put8(c, 0);
+	canonical = put_jcc_open(c, CC_NE);
+	if (cold->release)
+		put_lea(c, R11, mem_operand(R11, cold->release));
+	put_jump(g);
+	close_rel32(c, other, c->p);
+	close_rel32(c, canonical, c->p);
+	put_insn(c, OP_W(0x33), R10, g->t->global ? SLOT(soft.code_gen) : SLOT(soft.global_gen));
+	close_rel32(c, events, c->p);
+	/* R10 = the target. */
 	if (cold->checked) {
 		put_mov(c, R9, R10);
 		put_insn(c, OP_W(0xc1), 4, reg_operand(R9));
@@ -784,19 +814,12 @@ static void lower_miss(struct gen *g, const struct cold *cold)
 	put_jmp(c, g->t->leave_miss);
 }
 
-/* The generation that code of this region's page is known under. */
-static struct operand generation(const struct gen *g)
-{
-	return g->t->global ? SLOT(soft.global_gen) : SLOT(soft.code_gen);
-}
-
 /* To a fixed place on another page: by its cell. Backward jumps look at requests. */
 static void put_far_exit(struct gen *g, int32_t offset)
 {
 	struct code *c = &g->c;
 	struct cold *cold;
 	struct cell *cell;
-	uint8_t *other;
 
 	if (offset < 0 && g->insn->kind != G_CALL)
 		put_poll_far(g, offset);
@@ -805,16 +828,13 @@ static void put_far_exit(struct gen *g, int32_t offset)
 		return;
 	}
 	cell = &g->t->cells[g->t->cell_count++];
-	put_load(c, R10, generation(g));
-	put_insn(c, OP_W(0x3b), R10, near_operand(c, &cell->gen, 3));
-	other = put_jcc_open(c, CC_NE);
 	put_load(c, R10, SLOT(arch.rip));
-	put_insn(c, OP_W(0x3b), R10, near_operand(c, &cell->page, 3));
+	put_insn(c, OP_W(0x33), R10, generation(g));
+	put_insn(c, OP_W(0x3b), R10, near_operand(c, &cell->key, 3));
 	cold = cold_add(g, COLD_CELL, put_jcc_open(c, CC_NE));
-	cold->second = other;
 	cold->target = offset;
 	cold->cell = cell;
-	put_lea(c, R10, mem_operand(R10, offset & ~(int32_t)(PAGE_SIZE - 1)));
+	put_load(c, R10, near_operand(c, &cell->page, 3));
 	put_store(c, SLOT(arch.rip), R10);
 	put_insn(c, OP(0xff), 4, near_operand(c, &cell->target, 2));
 }
@@ -824,32 +844,26 @@ static void lower_cell(struct gen *g, struct cold *cold)
 {
 	struct code *c = &g->c;
 	struct cell *cell = cold->cell;
-	uint8_t *miss, *out;
+	uint8_t *miss, *trace;
 
-	close_rel32(c, cold->second, c->p);
 	put_load(c, R10, SLOT(arch.rip));
 	put_lea(c, R10, mem_operand(R10, cold->target));
-	put_jump_slot(g);
-	put_insn(c, OP_W(0x3b), R10, mem_operand(R9, offsetof(struct jump_entry, rip)));
+	put_jump_key(g);
+	put_insn(c, OP_W(0x3b), R10, ENTRY(key));
 	miss = put_jcc_open(c, CC_NE);
-	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, gen)));
-	put_insn(c, OP_W(0x3b), R10, generation(g));
-	out = put_jcc_open(c, CC_NE);
-	put_load(c, R10, mem_operand(R9, offsetof(struct jump_entry, fast)));
+	put_load(c, R10, ENTRY(fast));
 	put_insn(c, OP_W(0x3b), R10, SLOT(soft.leave_known));
-	cold->third = put_jcc_open(c, CC_E);
+	trace = put_jcc_open(c, CC_E);
 	put_store(c, near_operand(c, &cell->target, 3), R10);
-	put_load(c, R10, generation(g));
-	put_store(c, near_operand(c, &cell->gen, 3), R10);
 	put_load(c, R10, SLOT(arch.rip));
+	put_insn(c, OP_W(0x33), R10, generation(g));
+	put_store(c, near_operand(c, &cell->key, 3), R10);
+	put_load(c, R10, ENTRY(rip));
 	put_store(c, near_operand(c, &cell->page, 3), R10);
-	put_lea(c, R10, mem_operand(R10, cold->target & ~(int32_t)(PAGE_SIZE - 1)));
-	put_store(c, SLOT(arch.rip), R10);
-	put_insn(c, OP(0xff), 4, mem_operand(R9, offsetof(struct jump_entry, fast)));
+	put_jump(g);
 	/* Not for a cell. */
 	close_rel32(c, miss, c->p);
-	close_rel32(c, out, c->p);
-	close_rel32(c, cold->third, c->p);
+	close_rel32(c, trace, c->p);
 	put_load(c, R10, SLOT(arch.rip));
 	put_lea(c, R10, mem_operand(R10, cold->target));
 	put_indirect(g, 0, g->insn, false);
@@ -917,9 +931,14 @@ static void lower_call(struct gen *g, const struct guest_insn *i)
 	put_exit(g, i->target);
 }
 
-/* The target of an indirect branch, into `to`. */
-static void put_target(struct gen *g, const struct guest_insn *i)
+/*
+ * Canonical registers, flags saved, and where the target of an indirect branch
+ * is: in a register's home, or in soft.target (NONE).
+ */
+static int put_target(struct gen *g, const struct guest_insn *i)
 {
+	int home = NONE;
+
 	if (i->memory) {
 		struct access a = access_of(i);
 		struct operand from;
@@ -936,6 +955,8 @@ static void put_target(struct gen *g, const struct guest_insn *i)
 				s = (int)r;
 		put_load(&g->c, s, from);
 		put_store(&g->c, SLOT(soft.target), s);
+	} else if (CANONICAL & BIT(i->rm)) {
+		home = home_of(i->rm);
 	} else {
 		prepare(g, i->reads, i->writes, 1);
 		put_store(&g->c, SLOT(soft.target), host_of(g, i->rm));
@@ -943,26 +964,32 @@ static void put_target(struct gen *g, const struct guest_insn *i)
 	normalise(g, CANONICAL);
 	g->busy = 0;
 	g->r11 = NONE;
+	save_flags(g);
+	return home;
+}
+
+static void put_load_target(struct gen *g, int home)
+{
+	if (home != NONE)
+		put_mov(&g->c, R10, home);
+	else
+		put_load(&g->c, R10, SLOT(soft.target));
 }
 
 static void lower_jump_indirect(struct gen *g, const struct guest_insn *i)
 {
-	put_target(g, i);
-	save_flags(g);
-	put_load(&g->c, R10, SLOT(soft.target));
+	put_load_target(g, put_target(g, i));
 	put_indirect(g, 0, i, true);
 }
 
 static void lower_call_indirect(struct gen *g, const struct guest_insn *i)
 {
+	int s, home = put_target(g, i);
 	struct operand top;
-	int s;
 
-	put_target(g, i);
-	save_flags(g);
 	/* A target that faults must do so before the push, which may overwrite where it came from.
 	 */
-	put_load(&g->c, R10, SLOT(soft.target));
+	put_load_target(g, home);
 	put_mov(&g->c, R9, R10);
 	put_insn(&g->c, OP_W(0xc1), 4, reg_operand(R9));
 	put8(&g->c, 16);
@@ -976,7 +1003,7 @@ static void lower_call_indirect(struct gen *g, const struct guest_insn *i)
 	put_lea(&g->c, s, mem_operand(s, i->offset + i->len));
 	put_store(&g->c, top, s);
 	g->busy = 0;
-	put_load(&g->c, R10, SLOT(soft.target));
+	put_load_target(g, home);
 	put_indirect(g, -8, i, false);
 }
 
@@ -1323,6 +1350,21 @@ static void lower_cold(struct gen *g, struct cold *cold)
 	}
 }
 
+/* One instruction of so many bytes, 5 at most, that does nothing. */
+static void put_nop(struct code *c, uint32_t bytes)
+{
+	static const uint8_t nops[6][5] = { { 0 },
+					    { 0x90 },
+					    { 0x66, 0x90 },
+					    { 0x0f, 0x1f, 0x00 },
+					    { 0x0f, 0x1f, 0x40, 0x00 },
+					    { 0x0f, 0x1f, 0x44, 0x00, 0x00 } };
+
+	if (bytes <= 5)
+		for (unsigned n = 0; n < bytes; n++)
+			put8(c, nops[bytes][n]);
+}
+
 /* Which registers are resident inside a region with loops: the ones its loops use most. */
 static unsigned choose_border(const struct plan *p)
 {
@@ -1366,7 +1408,8 @@ enum region_status region_write(struct translator *t, struct region *r)
 	uint32_t traps = t->trap_count[0], far_traps = t->trap_count[1], exits = t->exit_count;
 	bool hot_full;
 
-	/* Too large for a thread's own data: every thread of the process would begin by clearing it.
+	/* Too large for a thread's own data: every thread of the process would begin by clearing
+	 * it.
 	 */
 	if (!g)
 		g = t->gen = calloc(1, sizeof(*g));
@@ -1397,8 +1440,7 @@ enum region_status region_write(struct translator *t, struct region *r)
 	if (p->blocks[0].joined)
 		put_edge(g, 0, true);
 	/* A kill writes a jump here. */
-	while ((uint32_t)(g->c.p - t->code.rw) < r->entry + 5)
-		put8(&g->c, 0x90);
+	put_nop(&g->c, r->entry + 5 - (uint32_t)(g->c.p - t->code.rw));
 	for (unsigned n = 0; n < p->block_count && !g->failed; n++)
 		lower_block(g, n, false);
 	/* What runs seldom lies far away, so that what runs often is dense. */

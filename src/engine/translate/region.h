@@ -33,12 +33,13 @@ struct exit_link {
 };
 
 /*
- * Of a direct branch to another page: where it leads while `gen` is the code
- * generation in force and the branch stands on the page at `page`.
+ * Of a direct branch to another page: where it leads while the branch stands on
+ * the page at p under the code generation g, key being p XORed with g.
  */
 struct cell {
-	uint64_t gen, page;
+	uint64_t key;
 	const void *target;
+	uint64_t page; /* that the target is on */
 };
 #define CELLS_MOST 65536u
 

@@ -82,15 +82,13 @@ static void write_enter(struct translator *t)
 
 /*
  * Reached through the jump cache for code that is not translated. Canonical;
- * R9: the jump cache's entry.
+ * R9: the jump cache's entry; arch.rip is exact.
  */
 static void write_leave_known(struct translator *t)
 {
 	struct code c = stub_begin(t);
 
 	put_spill(&c, CANONICAL);
-	put_load(&c, RAX, mem_operand(R9, offsetof(struct jump_entry, rip)));
-	put_store(&c, SLOT(arch.rip), RAX);
 	put_load(&c, RAX, mem_operand(R9, offsetof(struct jump_entry, target)));
 	put_to_host(&c);
 	put_insn(&c, OP(0xff), 4, reg_operand(RAX));
@@ -244,6 +242,7 @@ void runtime_reset(struct translator *t)
 	write_leave_miss(t);
 	write_fill(t);
 	t->v->soft.leave_known = (uintptr_t)t->leave_known;
+	t->v->soft.jump_mask = (JUMP_SIZE - 1) * sizeof(struct jump_entry);
 }
 
 void runtime_open(struct translator *t)
