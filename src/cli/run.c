@@ -272,6 +272,11 @@ static int build(struct run *run)
 	}
 	translate_options.code_bytes = o->code_cache;
 	translate_options.heat = o->hot;
+	translate_options.exact = o->check_exact;
+	translate_options.perf_map = o->perf_map;
+	translate_options.log = o->log_translate;
+	translate_options.check = o->check;
+	translate_options.check_turn = o->check_turn;
 	run->vm = vm_new(&vm, error);
 	if (!run->vm) {
 		fprintf(stderr, "insula: %s\n", error);
@@ -476,6 +481,27 @@ static void print_stats(const struct vm *vm)
 		s.halts_slept);
 }
 
+/* What the check found; false: a difference. */
+static bool print_check(const struct run *run)
+{
+	struct engine_stats s;
+
+	vm_engine_stats(run->vm, &s);
+	if (run->options.check == CHECK_PINGPONG)
+		fprintf(stderr,
+			"insula: ping-pong: %" PRIu64 " turns, %" PRIu64
+			" instructions interpreted\n",
+			s.check_runs, s.check_steps);
+	else
+		fprintf(stderr,
+			"insula: lockstep: %" PRIu64 " executions, %" PRIu64
+			" instructions, %" PRIu64 " differ; %" PRIu64
+			" agreed when repeated, %" PRIu64 " could not be repeated\n",
+			s.check_runs, s.check_steps, s.check_differ, s.check_repeated,
+			s.check_skipped);
+	return !s.check_differ;
+}
+
 static int run_vm(struct run *run)
 {
 	char error[VM_ERROR_MAX];
@@ -517,6 +543,8 @@ static int run_vm(struct run *run)
 	chardev_hub_drain(run->hub);
 	if (run->options.stats)
 		print_stats(run->vm);
+	if (run->options.check && !print_check(run))
+		return STATUS_HOST_ERROR;
 	if (console_matters(run, &end))
 		chardev_tail_print(run->console, stderr, "insula: console: ");
 	return status_of_run(run, &end);

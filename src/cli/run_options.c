@@ -24,6 +24,9 @@ enum {
 	OPT_CODE_CACHE,
 	OPT_HOT,
 	OPT_HALT_POLL,
+	OPT_CHECK,
+	OPT_PERF_MAP,
+	OPT_LOG,
 	OPT_NO_REBOOT,
 	OPT_NAME,
 	OPT_DETACH,
@@ -58,6 +61,13 @@ const struct option_def run_option_defs[] = {
 	  "a halted cpu whose halts are short waits awake for up to so many\nmicroseconds while "
 	  "the host has a CPU to spare (default 200; 0: never)",
 	  OPT_HALT_POLL },
+	{ "check", "HOW",
+	  "translate: against the interpreter while the guest runs, many\ntimes slower: lockstep, "
+	  "lockstep,exact, pingpong=N or\npingpong=random",
+	  OPT_CHECK },
+	{ "perf-map", NULL, "translate: write /tmp/perf-PID.map, so that perf names guest code",
+	  OPT_PERF_MAP },
+	{ "log", "WHAT", "translate: guest and host code of each translation, on stderr", OPT_LOG },
 	{ "stats", NULL, "at the end, tell on stderr what the engine did", OPT_STATS },
 	{ "no-reboot", NULL, "end, with status 0, when the guest resets itself", OPT_NO_REBOOT },
 	{ "name", "NAME", "what insula ps calls it (default: the guest's name)", OPT_NAME },
@@ -193,6 +203,27 @@ static int set_name(const struct verb *verb, const char *option, const char *val
 			   option, value);
 }
 
+static int set_check(struct run_options *run, const struct verb *verb, const char *value)
+{
+	uint64_t turn = 0;
+
+	run->check_exact = strcmp(value, "lockstep,exact") == 0;
+	if (run->check_exact || strcmp(value, "lockstep") == 0) {
+		run->check = CHECK_LOCKSTEP;
+		return -1;
+	}
+	if (strncmp(value, "pingpong=", 9) != 0 ||
+	    (strcmp(value + 9, "random") != 0 &&
+	     (!number_parse(value + 9, 1000000, &turn) || turn == 0)))
+		return usage_error(verb,
+				   "--check %s is unknown; known are lockstep, lockstep,exact, "
+				   "pingpong=1 to pingpong=1000000, pingpong=random",
+				   value);
+	run->check = CHECK_PINGPONG;
+	run->check_turn = (unsigned)turn;
+	return -1;
+}
+
 static int set_option(struct run_options *run, const struct verb *verb, int id, const char *value)
 {
 	uint64_t number;
@@ -245,6 +276,16 @@ static int set_option(struct run_options *run, const struct verb *verb, int id, 
 					   value, HALT_POLL_US_MAX);
 		run->halt_poll_us = (unsigned)number;
 		return -1;
+	case OPT_PERF_MAP:
+		run->perf_map = true;
+		return -1;
+	case OPT_LOG:
+		if (strcmp(value, "translate") != 0)
+			return usage_error(verb, "--log %s is unknown; known is translate", value);
+		run->log_translate = true;
+		return -1;
+	case OPT_CHECK:
+		return set_check(run, verb, value);
 	case OPT_DEBUG_EXIT:
 		run->debug_exit = true;
 		return -1;
@@ -283,6 +324,12 @@ static int check_together(struct run_options *run, const struct verb *verb,
 		run->guest = "debian";
 	/* "auto" is found when a VM is made: it takes a look at the host. */
 	run->engine = engine_find(run->engine_name);
+	if (run->check && !run->engine)
+		run->engine = &engine_translate;
+	if (run->check && run->engine != &engine_translate)
+		return usage_error(verb, "--check is of the engine translate");
+	if (run->check == CHECK_LOCKSTEP && run->cpus > 1)
+		return usage_error(verb, "--check lockstep wants --cpus 1");
 	return -1;
 }
 

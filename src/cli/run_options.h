@@ -10,6 +10,7 @@
 #include "board/board.h"
 #include "boot/boot_image.h"
 #include "cli/options.h"
+#include "engine/translate/translate.h"
 
 #define RUN_MEM_DEFAULT (512ull << 20)
 
@@ -34,6 +35,10 @@ struct run_options {
 	uint64_t code_cache; /* bytes; 0: the engine's default */
 	unsigned hot;        /* executions; 0: the engine's default */
 	unsigned halt_poll_us;
+	bool perf_map, log_translate;
+	enum translate_check check;
+	bool check_exact;
+	unsigned check_turn;
 	bool no_reboot;
 	const char *name; /* NULL: one is made up */
 	bool detach;

@@ -73,6 +73,8 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 	}
 	if (r.global && (int64_t)la >= 0)
 		c->global_user = true;
+	if (unlikely(v->soft.check_store) && write)
+		v->soft.check_store(v, host, e);
 	if (mmu->watching && page_watched(mmu, la)) {
 		p->guarded = write;
 		return 0;
@@ -119,6 +121,8 @@ static uint64_t mmio_read(struct vcpu *v, gpa_t gpa, unsigned size)
 	bool live = v->fp_live;
 	uint64_t value;
 
+	if (unlikely(v->soft.in_check))
+		v->soft.check_store(v, NULL, NULL);
 	if (is_lapic(v, gpa) && size <= 4)
 		return lapic_mmio_read(v, gpa & 0xfff, size);
 	vcpu_fp_park(v);
@@ -132,6 +136,8 @@ static void mmio_write(struct vcpu *v, gpa_t gpa, unsigned size, uint64_t value)
 {
 	bool live = v->fp_live;
 
+	if (unlikely(v->soft.in_check))
+		v->soft.check_store(v, NULL, NULL);
 	if (is_lapic(v, gpa) && size <= 4) {
 		lapic_mmio_write(v, gpa & 0xfff, size, (uint32_t)value);
 		return;

@@ -228,6 +228,8 @@ struct soft_mmu;
 struct insn;
 struct jump_entry;
 struct trace;
+struct check;
+struct vcpu;
 
 /*
  * The software engines' fast view of arch: the soft TLB of the current address
@@ -285,6 +287,10 @@ struct soft {
 	bool gs_tables;       /* GS base is tlb_read: see mmu_use_gs() */
 	bool killed;          /* some translation died since translated code was entered */
 	struct trace *hot;    /* a trace that was executed often enough to be translated */
+	/* While translations are checked, else NULL and false: see engine/translate/check.h. */
+	struct check *check;
+	void (*check_store)(struct vcpu *v, uint8_t *page, struct tlb_entry *entry);
+	bool in_check;
 	uint8_t bounce[64] __attribute__((aligned(64))); /* vector operand on a slow path */
 };
 

@@ -37,6 +37,8 @@ struct engine_stats {
 	uint64_t halts_polled, halts_slept;
 	/* The translator's. */
 	uint64_t regions, translated, links, hot_bytes, cold_bytes;
+	/* Of a check of it: executions (turns of ping-pong), instructions by the interpreter. */
+	uint64_t check_runs, check_steps, check_skipped, check_repeated, check_differ;
 };
 
 struct engine {

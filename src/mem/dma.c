@@ -10,6 +10,44 @@
 #include "mem/ram_priv.h"
 
 #include <errno.h>
+#include <sched.h>
+
+void dma_may_be_held(struct ram *ram)
+{
+	ram->dma_may_be_held = true;
+}
+
+bool dma_hold(struct ram *ram)
+{
+	int none = 0;
+
+	return atomic_compare_exchange_strong(&ram->dma_stores, &none, -1);
+}
+
+void dma_release(struct ram *ram)
+{
+	atomic_store(&ram->dma_stores, 0);
+}
+
+static void store_begin(struct ram *ram)
+{
+	int n;
+
+	if (__builtin_expect(!ram->dma_may_be_held, 1))
+		return;
+	for (;;) {
+		n = atomic_load(&ram->dma_stores);
+		if (n >= 0 && atomic_compare_exchange_strong(&ram->dma_stores, &n, n + 1))
+			return;
+		sched_yield();
+	}
+}
+
+static void store_end(struct ram *ram)
+{
+	if (__builtin_expect(ram->dma_may_be_held, 0))
+		atomic_fetch_sub(&ram->dma_stores, 1);
+}
 
 int dma_read(struct ram *ram, gpa_t gpa, void *bytes, size_t len)
 {
@@ -33,8 +71,10 @@ int dma_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len)
 	if (offset == RAM_NOWHERE)
 		return -EFAULT;
 	ram_fetch(ram, offset, len);
+	store_begin(ram);
 	bytes_copy(ram->host + offset, bytes, len);
 	page_write_end(ram, NULL, gpa, len);
+	store_end(ram);
 	return 0;
 }
 
@@ -49,6 +89,8 @@ int dma_map(struct ram *ram, gpa_t gpa, size_t len, enum dma_dir dir, struct dma
 	mapping->iov.iov_len = len;
 	mapping->gpa = gpa;
 	mapping->dir = dir;
+	if (dir == DMA_TO_GUEST)
+		store_begin(ram);
 	atomic_fetch_add(&ram->dma_in_flight, 1);
 	return 0;
 }
@@ -57,6 +99,8 @@ void dma_unmap(struct ram *ram, struct dma_mapping *mapping, size_t written)
 {
 	if (mapping->dir == DMA_TO_GUEST && written)
 		page_write_end(ram, NULL, mapping->gpa, mapping->iov.iov_len);
+	if (mapping->dir == DMA_TO_GUEST)
+		store_end(ram);
 	mapping->iov.iov_base = NULL;
 	mapping->iov.iov_len = 0;
 	atomic_fetch_sub(&ram->dma_in_flight, 1);
@@ -88,7 +132,9 @@ int dma_store16(struct ram *ram, gpa_t gpa, uint16_t value)
 		return -EFAULT;
 	ram_fetch(ram, offset, sizeof(value));
 	atomic_signal_fence(memory_order_release);
+	store_begin(ram);
 	bytes_store16(ram->host + offset, value);
 	page_write_end(ram, NULL, gpa, sizeof(value));
+	store_end(ram);
 	return 0;
 }

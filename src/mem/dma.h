@@ -38,6 +38,15 @@ void dma_unmap(struct ram *ram, struct dma_mapping *mapping, size_t written);
 /* Mappings alive now; 0 is a condition of the pause barrier. */
 unsigned dma_in_flight(const struct ram *ram);
 
+/*
+ * For checks that execute guest code twice: between hold and release no device
+ * stores to guest memory; whoever wants to waits. False: one is at it. Once
+ * dma_may_be_held was called, before the machine runs, every store looks.
+ */
+void dma_may_be_held(struct ram *ram);
+bool dma_hold(struct ram *ram) __attribute__((warn_unused_result));
+void dma_release(struct ram *ram);
+
 /* Little-endian virtqueue accesses with the ordering virtio needs: acquire loads, release stores. */
 int dma_load16(struct ram *ram, gpa_t gpa, uint16_t *value) __attribute__((warn_unused_result));
 int dma_store16(struct ram *ram, gpa_t gpa, uint16_t value) __attribute__((warn_unused_result));

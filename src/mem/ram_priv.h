@@ -48,6 +48,8 @@ struct ram {
 	uint64_t holders_taken;
 
 	_Atomic unsigned dma_in_flight;
+	bool dma_may_be_held;   /* fixed before the machine runs */
+	_Atomic int dma_stores; /* devices storing now; -1: dma_hold() */
 
 	/* RAM from a file; present is NULL without. */
 	_Atomic uint64_t *present;  /* a bit for each page that was found sound */

@@ -46,13 +46,37 @@ def test_memtest86(host):
             passes = max(passes, int(passed))
 
 
-def test_oracle(host):
-    """Ten million random cases on the engine and on the bare CPU."""
+def ten_million(host, *options):
+    """Random cases on the engine and on the bare CPU."""
     only_in_full()
     oracle = os.path.join(os.path.dirname(host.insula), "tests/oracle/oracle")
     seed = str(int(time.time()))
-    done = subprocess.run([oracle, "--cases", "10000000", "--seed", seed], stdin=subprocess.DEVNULL,
-                          capture_output=True, timeout=7200)
+    done = subprocess.run([oracle, "--cases", "10000000", "--seed", seed, *options], stdin=subprocess.DEVNULL,
+                          capture_output=True, timeout=14400)
     if done.returncode == 77:
         raise Skip(done.stdout.decode().strip())
     expect(done.returncode == 0, f"seed {seed}, status {done.returncode}: {done.stdout[-4000:]!r}")
+
+
+def test_oracle(host):
+    ten_million(host)
+
+
+def test_oracle_translate(host):
+    """As users run it."""
+    ten_million(host, "--translate-fast")
+
+
+def test_oracle_translate_block(host):
+    """One instruction in a translation."""
+    ten_million(host, "--translate", "--block", "1")
+
+
+def test_oracle_translate_evict(host):
+    """Everything forgotten again and again, in odd places."""
+    ten_million(host, "--translate", "--evict", "20")
+
+
+def test_oracle_translate_1m(host):
+    """In a code cache of 1 MB."""
+    ten_million(host, "--translate", "--code-cache", "1024")

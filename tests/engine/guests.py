@@ -131,11 +131,22 @@ def qemu_command(name, qemu, image):
 
 
 # Each guest runs on the interpreter, and on the translator with every instruction translated when first met.
-ENGINES = {"insula": ["--engine", "interpret"], "translate": ["--engine", "translate", "--hot", "1"]}
+TRANSLATE = ["--engine", "translate", "--hot", "1"]
+ENGINES = {"insula": ["--engine", "interpret"], "translate": TRANSLATE}
+# Of 64-bit guests, since nothing else is translated: the translator against the interpreter.
+CHECKS = {"lockstep": [*TRANSLATE, "--check", "lockstep"], "exact": [*TRANSLATE, "--check", "lockstep,exact"],
+          "pingpong": [*TRANSLATE, "--check", "pingpong=1"]}
 
 
-def insula_command(name, insula, image, engine):
-    return [insula, "run", *ENGINES[engine], "--kernel", image, "--mem", "64M", "--debug-exit", "--no-reboot",
+def engines_of(name):
+    """Each with its options."""
+    if WIDTHS[name] != 64:
+        return ENGINES
+    return ENGINES | ({"pingpong": CHECKS["pingpong"]} if name in CPUS else CHECKS)
+
+
+def insula_command(name, insula, image, options):
+    return [insula, "run", *options, "--kernel", image, "--mem", "64M", "--debug-exit", "--no-reboot",
             "--cpus", str(CPUS.get(name, 1))]
 
 
@@ -197,7 +208,7 @@ def run_bochs(name, bochs, image, out):
 def judge(name, engine, result, verbose):
     """Returns the number of lines that count against the engine."""
     status, out, err = result
-    want = ENDS.get(name, {}).get("insula" if engine in ENGINES else engine, 1)
+    want = ENDS.get(name, {}).get(engine if engine in ("qemu", "bochs") else "insula", 1)
     lines = [l.rstrip("\r") for l in out.split("\n")]
     bad = [l for l in lines if l.startswith("FAIL")]
     reasons = {"qemu": QEMU_DEVIATES, "bochs": BOCHS_DEVIATES}.get(engine, {}).get(name, [])
@@ -219,7 +230,7 @@ def judge(name, engine, result, verbose):
         note += ", %d FAILED" % len(counted)
     if not end_ok:
         note += ", ended with %s instead of %s" % ("timeout" if status is None else status, want)
-    print("%-10s %-6s %s" % (name, engine, note))
+    print("%-10s %-9s %s" % (name, engine, note))
     for l in counted if not verbose else lines:
         print("    " + l)
     if not end_ok and err:
@@ -247,8 +258,8 @@ def main():
     for name in args.names or sorted(WIDTHS):
         image = build(name, args.out)
         if insula:
-            for engine in ENGINES:
-                result = run(insula_command(name, insula, image, engine), LONG.get(name, TIMEOUT))
+            for engine, options in engines_of(name).items():
+                result = run(insula_command(name, insula, image, options), LONG.get(name, TIMEOUT))
                 failures += judge(name, engine, result, args.verbose)
         if qemu:
             stops = any(reason.startswith(STOPS) for reason, _ in QEMU_DEVIATES.get(name, []))

@@ -8,11 +8,15 @@
  *   --translate           the translator instead of the interpreter, with exact flags
  *   --translate-fast      the translator as users run it: accesses looked up in groups, and
  *                         arithmetic flags that nobody reads are not compared where a fault looks
+ *   --block N             at most N instructions in a translation
+ *   --evict N             all translations are forgotten in place of every Nth, at random
+ *   --code-cache KIB      and when they fill so much (default 65536)
  *
  * Exit status 0: all equal; 1: some differ; 2: usage or host trouble; 77: skipped.
  */
 #include "oracle.h"
 #include "cpu/model.h"
+#include "engine/translate/translate.h"
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +34,7 @@ struct run {
 	uint64_t seed, next, total, failed, unsteady, lost, faults;
 	unsigned max_failures;
 	bool stepping, compat, translate, fast;
+	struct translate_options options;
 };
 
 static uint64_t case_seed(const struct run *run, uint64_t n)
@@ -146,8 +151,10 @@ static void run_all(struct run *run)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: oracle [--cases N] [--seed N] [--model NAME] [--only TEXT] "
-			"[--failures N] [--compat] [--step] [--translate] [--translate-fast] [--one SEED]\n");
+	fprintf(stderr,
+		"usage: oracle [--cases N] [--seed N] [--model NAME] [--only TEXT] "
+		"[--failures N] [--compat] [--step] [--translate] [--translate-fast] [--block N] "
+		"[--evict N] [--code-cache KIB] [--one SEED]\n");
 	return 2;
 }
 
@@ -164,6 +171,9 @@ int main(int argc, char **argv)
 		{ "step", no_argument, NULL, 'S' },
 		{ "translate", no_argument, NULL, 'T' },
 		{ "translate-fast", no_argument, NULL, 'F' },
+		{ "block", required_argument, NULL, 'B' },
+		{ "evict", required_argument, NULL, 'E' },
+		{ "code-cache", required_argument, NULL, 'C' },
 		{ 0 },
 	};
 	struct run run = { .total = 100000, .seed = 1, .max_failures = 10 };
@@ -207,6 +217,15 @@ int main(int argc, char **argv)
 		case 'F':
 			run.translate = run.fast = true;
 			break;
+		case 'B':
+			run.options.insn_most = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		case 'E':
+			run.options.evict = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		case 'C':
+			run.options.code_bytes = strtoull(optarg, NULL, 0) << 10;
+			break;
 		default:
 			return usage();
 		}
@@ -235,7 +254,11 @@ int main(int argc, char **argv)
 	}
 	generate_data(pristine, 0x1e5);
 	run.native = native_start(pristine, run.cases, run.compat);
-	run.target = target_new(pristine, model, run.stepping, run.compat, run.translate, run.fast);
+	/* Every instruction is translated when first met. */
+	run.options.heat = 1;
+	run.options.exact = !run.fast;
+	run.target = target_new(pristine, model, run.stepping, run.compat,
+				run.translate ? &run.options : NULL);
 	if (!run.native || !run.target)
 		return 2;
 	if (only_one) {

@@ -171,8 +171,10 @@ bool native_keeps_fip(void);
 
 /* oracle_engine.c */
 struct target;
+struct translate_options;
+/* translate: how, or NULL for the interpreter. */
 struct target *target_new(const uint8_t *pristine, const struct cpu_model *model, bool stepping,
-			  bool compat, bool translate, bool fast);
+			  bool compat, const struct translate_options *translate);
 void target_free(struct target *t);
 void target_run(struct target *t, struct oracle_case *c);
 

@@ -174,7 +174,7 @@ static void initial_arch(struct target *t, bool compat)
 }
 
 struct target *target_new(const uint8_t *pristine, const struct cpu_model *model, bool stepping,
-			  bool compat, bool translate, bool fast)
+			  bool compat, const struct translate_options *translate)
 {
 	struct target *t = aligned_alloc(64, (sizeof(*t) + 63) & ~63ul);
 	const char *error = NULL;
@@ -192,8 +192,7 @@ struct target *target_new(const uint8_t *pristine, const struct cpu_model *model
 	t->v.clock = vclock_new_manual(model->tsc_khz);
 	t->v.engine = &engine_interpret;
 	if (translate) {
-		/* Every instruction is translated when first met. */
-		translate_options = (struct translate_options){ .heat = 1, .exact = !fast };
+		translate_options = *translate;
 		t->v.engine = &engine_translate;
 	}
 	if (!t->v.ram || !t->v.pio || !t->v.mmio || !t->v.clock ||

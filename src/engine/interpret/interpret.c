@@ -61,11 +61,23 @@ const void *insn_stop(struct vcpu *v, const struct insn *i)
 	STOP(v);
 }
 
+/* What cannot be done twice with the same result waits until the check is over. */
+static bool waits_for_check(struct vcpu *v, const struct insn *i, bool light)
+{
+	if (likely(!v->soft.in_check) || (light && sysop_repeatable(i->sysop)))
+		return false;
+	v->arch.rip += i->offset;
+	v->soft.exit = TRACE_SLOW;
+	return true;
+}
+
 const void *insn_sysop(struct vcpu *v, const struct insn *i)
 {
 	const struct sysop *op = i->sysop;
 	int status;
 
+	if (waits_for_check(v, i, false))
+		STOP(v);
 	v->arch.rip += i->offset;
 	flags_to_arch(v);
 	do
@@ -88,6 +100,8 @@ const void *insn_sysop_light(struct vcpu *v, const struct insn *i)
 	uint64_t base = v->arch.rip;
 	int status;
 
+	if (waits_for_check(v, i, true))
+		STOP(v);
 	v->arch.rip = base + i->offset;
 	flags_to_arch(v);
 	do
@@ -419,8 +433,9 @@ static void promote(struct vcpu *v, struct interpret *in)
 }
 
 /* One instruction that translated code leaves to us. */
-static void execute_slow(struct vcpu *v, struct interpret *in)
+void interpret_one(struct vcpu *v)
 {
+	struct interpret *in = v->engine_priv;
 	struct trace *t = trace_at(v, in, 1);
 
 	if (!t) {
@@ -435,6 +450,8 @@ static void execute_slow(struct vcpu *v, struct interpret *in)
 enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 {
 	struct interpret *in = v->engine_priv;
+	/* Nothing but this loop may lead to a region that is executed under a check. */
+	bool checked = in->tier && in->ops->run, region = false;
 	enum vcpu_exit why;
 	bool look = true;
 
@@ -484,9 +501,10 @@ enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			continue;
 		}
 		code = code_of(in, t, &fast);
-		if (exit && t->region && flushes == in->cache.flushes)
+		region = t->region;
+		if (exit && region && flushes == in->cache.flushes && !checked)
 			in->ops->link(in->tier, exit, t->region);
-		if (!t->dead) {
+		if (!t->dead && !checked) {
 			bool global = v->soft.fetch_global && t->gpa2 == ~0ull;
 
 			*e = (struct jump_entry){
@@ -501,11 +519,15 @@ enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		first = code;
 	run:
 		v->arch.rflags &= ~(uint64_t)FLAG_RF;
-		vcpu_fp_load(v);
-		trace_run(v, first);
+		if (unlikely(checked && region)) {
+			in->ops->run(in->tier, first);
+		} else {
+			vcpu_fp_load(v);
+			trace_run(v, first);
+		}
 		in->exits[v->soft.exit]++;
 		if (v->soft.exit == TRACE_SLOW)
-			execute_slow(v, in);
+			interpret_one(v);
 		switch (v->soft.exit) {
 		case TRACE_HOT:
 			promote(v, in);

@@ -102,3 +102,20 @@ struct sysop_entry sysop_find(const ZydisDecodedInstruction *insn)
 		entry = finders[n](insn);
 	return entry;
 }
+
+bool sysop_repeatable(const struct sysop *op)
+{
+	switch (op->mnemonic) {
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_RDPMC:
+	case ZYDIS_MNEMONIC_RDMSR:
+	case ZYDIS_MNEMONIC_RDRAND:
+	case ZYDIS_MNEMONIC_RDSEED:
+	case ZYDIS_MNEMONIC_VMCALL:
+	case ZYDIS_MNEMONIC_VMMCALL:
+		return false;
+	default:
+		return true;
+	}
+}

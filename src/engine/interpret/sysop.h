@@ -67,6 +67,9 @@ struct sysop_entry {
 };
 
 /* Which function executes the instruction; {NULL} if none: the decoder then makes it #UD. */
+/* Of a light one: it depends on registers and memory alone. */
+bool sysop_repeatable(const struct sysop *op);
+
 struct sysop_entry
 sysop_find(const ZydisDecodedInstruction *insn); /* dispatches over those below */
 struct sysop_entry

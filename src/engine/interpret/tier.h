@@ -36,6 +36,11 @@ struct tier_ops {
 	const void *(*leave)(const struct tier *tier);
 	/* Exit number `exit` (soft.link_exit) leads to the region from now on. */
 	void (*link)(struct tier *tier, uint32_t exit, const struct region *region);
+	/*
+	 * NULL, or executes a region from `code`, where interpreted code enters it, as
+	 * trace_run would. Then no other code goes on to regions: for checks.
+	 */
+	void (*run)(struct tier *tier, const void *code);
 	void (*stats)(const struct tier *tier, struct engine_stats *stats);
 };
 
@@ -50,5 +55,10 @@ enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns);
 void interpret_leave(struct vcpu *v);
 void interpret_kick(struct vcpu *v);
 void interpret_stats(struct vcpu *v, struct engine_stats *stats);
+/*
+ * The instruction at arch.rip, or one piece of it if a request is set, without a look at
+ * requests and events; soft.exit and v->fault tell how it ended.
+ */
+void interpret_one(struct vcpu *v);
 
 #endif

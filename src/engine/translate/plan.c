@@ -599,7 +599,7 @@ static bool block_fill(struct plan *p, struct guest_block *b, int *target, bool 
 
 	*target = -1;
 	b->first = (uint16_t)p->insn_count;
-	while (p->insn_count < PLAN_INSNS && offset < PAGE_SIZE) {
+	while (p->insn_count < p->insn_most && offset < PAGE_SIZE) {
 		struct guest_insn *g = &p->insns[p->insn_count];
 
 		if (b->count && p->block_at[offset] >= 0) {
@@ -641,7 +641,7 @@ static enum plan_status find_blocks(struct plan *p, unsigned entry)
 		const struct guest_insn *last;
 		struct guest_block *b;
 
-		if (index < 0 && p->insn_count < PLAN_INSNS) {
+		if (index < 0 && p->insn_count < p->insn_most) {
 			index = block_new(p, (unsigned)w.offset);
 			if (index < 0)
 				continue;

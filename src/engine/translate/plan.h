@@ -76,7 +76,8 @@ struct plan {
 	struct trace *scratch; /* for decode_trace */
 	bool (*executed)(void *ctx, gpa_t gpa, uint32_t mode);
 	void *ctx;
-	bool exact; /* all flags right wherever a fault can look */
+	bool exact;         /* all flags right wherever a fault can look */
+	unsigned insn_most; /* of a region: at most PLAN_INSNS */
 	gpa_t page;
 	uint64_t rip;                  /* linear address of the page: for the records only */
 	uint8_t bytes[PAGE_SIZE + 16]; /* the page, then zeroes */

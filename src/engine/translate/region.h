@@ -81,6 +81,8 @@ struct translator {
 	bool global; /* the region being written lies on a global page */
 	struct stub stubs[STUBS];
 	unsigned stub_count;
+	uint64_t evict_random;
+	int perf_map; /* file descriptor, or -1: listing.c */
 	const void *enter_common, *leave_known, *fill, *leave_miss;
 	struct {
 		uint64_t regions, insns, links, hot_bytes, cold_bytes;

@@ -5,6 +5,8 @@
 #include "engine/translate/translate.h"
 #include "cpu/mode.h"
 #include "engine/interpret/native_code.h"
+#include "engine/translate/check.h"
+#include "engine/translate/listing.h"
 #include "engine/translate/region.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -88,6 +90,7 @@ static struct tier *translator_open(struct vcpu *v, struct decoder *decoder, con
 	*error = "out of memory for the translator";
 	if (!t)
 		return NULL;
+	t->perf_map = -1;
 	t->v = v;
 	t->decoder = decoder;
 	t->heat = options->heat ? options->heat : HEAT;
@@ -111,6 +114,7 @@ static struct tier *translator_open(struct vcpu *v, struct decoder *decoder, con
 	t->plan->v = v;
 	t->plan->decoder = decoder;
 	t->plan->exact = t->exact;
+	t->plan->insn_most = options->insn_most ? options->insn_most : PLAN_INSNS;
 	t->plan->executed = executed;
 	t->plan->ctx = decoder->cache;
 	t->plan->scratch = malloc(sizeof(struct trace) + 2 * sizeof(struct insn));
@@ -119,9 +123,13 @@ static struct tier *translator_open(struct vcpu *v, struct decoder *decoder, con
 	runtime_open(t);
 	t->far = (uint32_t)(t->stubs_end + (t->code.bytes - t->stubs_end) / 8 * 3);
 	forget(t);
+	if (listing_open(t, error))
+		goto fail;
 	native_code_on_trap(translator_trap);
 	decoder->cache->heat = (int32_t)t->heat;
 	decoder->cache->region_kill = region_kill;
+	if (options->check && check_open(v, &t->tier))
+		goto fail;
 	return &t->tier;
 fail:
 	translator_close(&t->tier);
@@ -134,6 +142,8 @@ static void translator_close(struct tier *tier)
 
 	place_remove(t);
 	free(t->gen);
+	check_close(t->v);
+	listing_close(t);
 	if (t->plan) {
 		free(t->plan->scratch);
 		munmap(t->plan, sizeof(*t->plan));
@@ -157,8 +167,18 @@ static void translator_flush(struct tier *tier)
 
 	runtime_reset(t);
 	forget(t);
+	listing_forget(t);
 	t->v->soft.killed = true;
 	t->v->soft.link_exit = 0;
+}
+
+/* Of tests that want the cache emptied in odd places. */
+static bool evicts(struct translator *t)
+{
+	if (likely(!translate_options.evict))
+		return false;
+	t->evict_random = t->evict_random * 0x5851f42d4c957f2dull + 0x14057b7ef767814full;
+	return (t->evict_random >> 33) % translate_options.evict == 0;
 }
 
 static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint64_t rip,
@@ -171,10 +191,11 @@ static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint6
 	struct plan *p = t->plan;
 	struct region *r;
 	struct trace *head;
+	uint32_t far;
 
 	if (!(t->v->soft.mode & MODE_CODE64))
 		return TIER_NEVER;
-	if (t->region_count == REGIONS_MOST)
+	if (t->region_count == REGIONS_MOST || evicts(t))
 		return TIER_FULL;
 	head = trace_pool_take(cache, sizeof(*head));
 	if (!head)
@@ -193,6 +214,7 @@ static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint6
 	t->global = t->v->soft.fetch_global;
 	r = &t->regions[t->region_count];
 	*r = (struct region){ .translator = t, .head = head };
+	far = t->far_used;
 	switch (region_write(t, r)) {
 	case REGION_WRITTEN:
 		break;
@@ -212,6 +234,8 @@ static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint6
 	case TRACE_UNSETTLED:
 		return TIER_LATER;
 	}
+	listing_region(t, r, rip, far);
+	check_note(t->v, t->code.rx + r->enter, p);
 	t->stats.regions++;
 	t->stats.insns += p->insn_count;
 	t->stats.hot_bytes += r->end - r->enter;
@@ -267,6 +291,7 @@ static void translator_stats(const struct tier *tier, struct engine_stats *stats
 	stats->links = t->stats.links;
 	stats->hot_bytes = t->stats.hot_bytes;
 	stats->cold_bytes = t->stats.cold_bytes;
+	check_stats(t->v, stats);
 }
 
 static const struct trap *trap_find(const struct translator *t, uint32_t position)
@@ -313,21 +338,17 @@ static const void *translator_trap(uintptr_t pc, long long *gregs)
 	return runtime_leave(t, trap->resident, LEAVE_SLOW);
 }
 
+#define OPS                                                                              \
+	.open = translator_open, .close = translator_close, .flush = translator_flush,   \
+	.translate = translator_translate, .enter = region_enter, .entry = region_entry, \
+	.leave = translator_leave, .link = translator_link, .stats = translator_stats
+
 static int translate_open(struct vcpu *v, const char **error)
 {
-	static const struct tier_ops ops = {
-		.open = translator_open,
-		.close = translator_close,
-		.flush = translator_flush,
-		.translate = translator_translate,
-		.enter = region_enter,
-		.entry = region_entry,
-		.leave = translator_leave,
-		.link = translator_link,
-		.stats = translator_stats,
-	};
+	static const struct tier_ops ops = { OPS };
+	static const struct tier_ops checked = { OPS, .run = check_run };
 
-	return interpret_open(v, &ops, error);
+	return interpret_open(v, translate_options.check ? &checked : &ops, error);
 }
 
 const struct engine engine_translate = {

@@ -17,10 +17,23 @@
 
 #include "engine/interpret/tier.h"
 
+enum translate_check {
+	CHECK_NONE,
+	CHECK_LOCKSTEP, /* see check.h */
+	CHECK_PINGPONG,
+};
+
 struct translate_options {
-	size_t code_bytes; /* of native code; 0: the default */
-	unsigned heat;     /* executions after which a trace is translated; 0: the default */
-	bool exact;        /* arithmetic flags exact wherever a fault can look */
+	size_t code_bytes;  /* of native code; 0: the default */
+	unsigned heat;      /* executions after which a trace is translated; 0: the default */
+	bool exact;         /* arithmetic flags exact wherever a fault can look */
+	bool perf_map;      /* name translations for perf: /tmp/perf-PID.map */
+	bool log;           /* print guest and host code of each */
+	unsigned insn_most; /* instructions of a region; 0: as many as there are */
+	unsigned evict;     /* everything is forgotten in place of every so manyth translation, at
+			       random; 0: when it must be */
+	enum translate_check check;
+	unsigned check_turn; /* CHECK_PINGPONG: executions by each engine in turn; 0: at random */
 };
 
 /* What engine_translate works with. Set before a vcpu is opened. */
