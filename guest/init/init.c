@@ -193,6 +193,7 @@ static pid_t shell_start(const char *device)
 	if (pid)
 		return pid;
 	snprintf(path, sizeof(path), "/dev/%s", device);
+	user_enter();
 	setsid();
 	int fd = open(path, O_RDWR);
 
@@ -292,6 +293,8 @@ int main(int argc, char **argv)
 	}
 	signal(SIGPIPE, SIG_IGN);
 	mount_all();
+	user_make();
+	machine_id_make();
 	sethostname("insula", 6);
 	loopback_up();
 

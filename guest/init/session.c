@@ -183,6 +183,7 @@ static void child_exec(const struct command *command)
 	const char *cwd = command->cwd[0] ? command->cwd : "/root";
 	sigset_t none;
 
+	user_enter();
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
@@ -378,6 +379,13 @@ static void frame_act(struct session *s, const struct wire_frame *frame)
 	case WIRE_SIGNAL:
 		if (frame->len == 4 && s->child > 0 && !s->child_gone)
 			kill(-s->child, (int)wire_load32(frame->payload));
+		break;
+	case WIRE_HOLD:
+		user_hold(true);
+		frame_put(s, WIRE_HELD, 0, NULL, 0);
+		break;
+	case WIRE_RENEW:
+		renew(frame->payload, frame->len);
 		break;
 	case WIRE_POWER_OFF:
 		s->over = true;

@@ -10,6 +10,7 @@
 
 #include "board/board_map.h"
 #include "board/dsdt.hex"
+#include "dev/pc/acpi_pm.h"
 
 #define TABLES_MAX 8
 #define HEADER_LEN 36
@@ -151,13 +152,14 @@ static void fadt_build(struct writer *w, uint64_t dsdt, uint64_t facs)
 	put32(w, 0);
 	put32(w, 0);
 	put32(w, MAP_PORT_PM_TIMER);
-	put32(w, 0);
+	put32(w, MAP_PORT_PM + ACPI_PM_GPE0);
 	put32(w, 0);
 	put8(w, 4); /* PM1 event block */
 	put8(w, 2); /* PM1 control */
 	put8(w, 0);
 	put8(w, 4); /* PM timer */
-	put_zeros(w, 4);
+	put8(w, ACPI_PM_GPE0_LEN);
+	put_zeros(w, 3);
 	put16(w, 0xfff); /* C2, C3 latencies: not supported */
 	put16(w, 0xfff);
 	put_zeros(w, 4); /* flush size and stride */
@@ -181,7 +183,7 @@ static void fadt_build(struct writer *w, uint64_t dsdt, uint64_t facs)
 	put_zeros(w, 12);
 	put_zeros(w, 12);
 	put_gas_io(w, 32, 3, MAP_PORT_PM_TIMER);
-	put_zeros(w, 12);
+	put_gas_io(w, ACPI_PM_GPE0_LEN * 8, 1, MAP_PORT_PM + ACPI_PM_GPE0);
 	put_zeros(w, 12);
 	put_zeros(w, 12); /* sleep control */
 	put_zeros(w, 12); /* sleep status */

@@ -35,6 +35,7 @@
 #include "dev/pc/port_delay.h"
 #include "dev/pc/rtc.h"
 #include "dev/pc/uart.h"
+#include "dev/pc/vmgenid.h"
 #include "dev/pci/pci_host.h"
 #include "dev/virtio/virtio_blk.h"
 #include "dev/virtio/virtio_console.h"
@@ -268,7 +269,8 @@ static const char *build(struct board *b, const struct board_options *options)
 {
 	struct board_devices *d = b->devices;
 
-	if (!(b->ram = ram_new(options->mem_bytes)))
+	b->ram = options->ram ? options->ram : ram_new(options->mem_bytes);
+	if (!b->ram)
 		return "memory";
 	if (!(b->clock = vclock_new(options->tsc_khz)))
 		return "clock";
@@ -321,11 +323,11 @@ static const char *build(struct board *b, const struct board_options *options)
 }
 
 /* After every part is there, and after a reset: what firmware would do. */
-static const char *set_up(struct board *b)
+static const char *set_up(struct board *b, bool tables)
 {
 	if (failed(pci_host_assign(b->devices->pci)))
 		return "PCI address map";
-	if (failed(tables_write(b)))
+	if (tables && (failed(tables_write(b)) || failed(vmgenid_renew(b->ram, MAP_VMGENID))))
 		return "firmware tables";
 	return NULL;
 }
@@ -384,7 +386,7 @@ struct board *board_new(const struct board_options *options, char *error)
 							     .pci64_base = pci64_base(board->ram),
 							     .pci64_len = MAP_PCI64_LEN };
 		pci_host_each_pin(board->devices->pci, pin_visit, &board->devices->acpi);
-		part = set_up(board);
+		part = set_up(board, !options->ram);
 	}
 	if (!part && !err)
 		return board;
@@ -393,6 +395,9 @@ struct board *board_new(const struct board_options *options, char *error)
 		snprintf(error, BOARD_ERROR_MAX, "cannot build the machine: %s: %s", part,
 			 strerrordesc_np(-err));
 	}
+	/* What was given to a machine that could not be is its giver's again. */
+	if (options->ram)
+		board->ram = NULL;
 	board_free(board);
 	errno = -err;
 	return NULL;
@@ -455,7 +460,7 @@ int board_reset(struct board *board, char *error)
 	port_delay_reset(d->delay);
 	uart_reset(d->com1);
 	pci_host_reset(d->pci);
-	const char *part = set_up(board);
+	const char *part = set_up(board, true);
 
 	if (!part)
 		return 0;
@@ -509,6 +514,13 @@ void board_boot_machine(const struct board *board, struct boot_machine *machine)
 void board_power_button(struct board *board)
 {
 	acpi_pm_power_button(board->devices->pm);
+}
+
+void board_renew(struct board *board)
+{
+	/* Without it the guest is as well off as on a machine that has no such device. */
+	if (vmgenid_renew(board->ram, MAP_VMGENID) == 0)
+		acpi_pm_gpe(board->devices->pm, MAP_GPE_VMGENID);
 }
 
 void board_console_resize(struct board *board, uint16_t columns, uint16_t rows)

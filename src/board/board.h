@@ -44,6 +44,8 @@ struct board_options {
 	uint64_t tsc_khz;   /* 0: the host's */
 	struct loop *loop;  /* borrowed: device I/O completes here */
 	struct stop_sink stop;
+	struct ram
+		*ram; /* NULL: new, empty RAM; else the board's from here on, its contents kept */
 
 	/* Back ends, borrowed; must outlive the board. NULL: bytes written are forgotten, none
 	 * arrive. */
@@ -91,6 +93,10 @@ void board_boot_machine(const struct board *board, struct boot_machine *machine)
 
 /* Presses the power button: an ACPI guest shuts down in order. Any thread. */
 void board_power_button(struct board *board);
+
+/* The machine goes on from a moment that may be another's too: the generation ID changes and the
+ * guest hears of it. Vcpus stopped. */
+void board_renew(struct board *board);
 
 /* The size of the terminal behind options.console. Any thread. */
 void board_console_resize(struct board *board, uint16_t columns, uint16_t rows);

@@ -11,6 +11,7 @@
 #define MAP_TABLES_LEN   0x10000ull
 #define MAP_MPTABLE_BASE 0xf0000ull
 #define MAP_MPTABLE_LEN  0x8000ull
+#define MAP_VMGENID      0xf8000ull
 #define MAP_FIRMWARE_END 0x100000ull
 #define MAP_ECAM_BASE    0xb0000000ull
 #define MAP_ECAM_LEN     0x10000000ull
@@ -31,6 +32,8 @@
 #define MAP_PORT_DEBUG_EXIT 0xf4
 #define MAP_PORT_PCI_IO     0xc000
 #define MAP_PCI_IO_LEN      0x4000
+
+#define MAP_GPE_VMGENID 5 /* general-purpose event: the method _E05 */
 
 /* Interrupt inputs of the ISA devices: 8259 input, and IOAPIC input but for the PIT's. */
 #define MAP_IRQ_PIT      0 /* IOAPIC input 2 */

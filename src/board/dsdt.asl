@@ -23,6 +23,14 @@ DefinitionBlock ("", "DSDT", 2, "INSULA", "BOARD", 1)
 	External (\_SB.PCI0.M64B, IntObj)
 	External (\_SB.PCI0.M64E, IntObj)
 
+	Scope (\_GPE)
+	{
+		Method (_E05)
+		{
+			Notify (\_SB.VGEN, 0x80)
+		}
+	}
+
 	Scope (\_SB)
 	{
 		/* What no driver owns and nobody may place a BAR over. */
@@ -37,6 +45,15 @@ DefinitionBlock ("", "DSDT", 2, "INSULA", "BOARD", 1)
 				IO (Decode16, 0x0600, 0x0600, 0x01, 0x80)         /* ACPI PM block */
 				IO (Decode16, 0x0CF9, 0x0CF9, 0x01, 0x01)         /* reset register */
 			})
+		}
+
+		/* 16 bytes that change when the machine goes on as another (vmgenid.h); then _E05. */
+		Device (VGEN)
+		{
+			Name (_HID, "INSL0001")
+			Name (_CID, "VM_Gen_Counter")
+			Name (_DDN, "VM_Gen_Counter")
+			Name (ADDR, Package (2) { 0x000F8000, 0 })
 		}
 
 		Device (PCI0)

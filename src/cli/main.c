@@ -19,6 +19,8 @@ int main(int argc, char **argv)
 		return verb_help.run(&verb_help, 1, argv + 1);
 	if (strcmp(argv[1], "--version") == 0)
 		return verb_version.run(&verb_version, 1, argv + 1);
+	if (strcmp(argv[1], verb_children.name) == 0)
+		return verb_children.run(&verb_children, argc - 1, argv + 1);
 	verb = verb_find(argv[1]);
 	if (verb)
 		return verb->run(verb, argc - 1, argv + 1);

@@ -446,6 +446,7 @@ static void session_begins_again(void *ctx)
 	uint16_t rows, cols;
 
 	session_go_on(run->session);
+	session_renew(run->session, run->is_child ? run->name : NULL);
 	if (run->in_out && terminal_size(STDIN_FILENO, &rows, &cols))
 		session_window_size(run->session, rows, cols);
 }
@@ -453,6 +454,7 @@ static void session_begins_again(void *ctx)
 /* The restored machine, from where it was. */
 static void go_on(struct run *run)
 {
+	board_renew(vm_board(run->vm));
 	if (run->session)
 		loop_call(run->loop, session_begins_again, run);
 	/* It may have been told to end already. */
@@ -573,6 +575,35 @@ static int choose_engine(struct run *run)
 	return -1;
 }
 
+static int open_and_run(struct run *run)
+{
+	int status = open_streams(run);
+
+	if (status < 0)
+		status = open_hub(run);
+	if (status < 0)
+		status = build(run);
+	if (status < 0)
+		status = run_vm(run);
+	return status;
+}
+
+int run_prepare_children(struct run *run)
+{
+	if (hold_standard_streams() < 0)
+		return host_error("/dev/null");
+	if (choose_engine(run) < 0)
+		return STATUS_HOST_ERROR;
+	run_signals_block();
+	return -1;
+}
+
+int run_as_child(struct run *run)
+{
+	run->is_child = true;
+	return open_and_run(run);
+}
+
 int run_to_end(struct run *run)
 {
 	int status = -1;
@@ -589,15 +620,7 @@ int run_to_end(struct run *run)
 		run_signals_block();
 		status = claim(run);
 	}
-	if (status < 0)
-		status = open_streams(run);
-	if (status < 0)
-		status = open_hub(run);
-	if (status < 0)
-		status = build(run);
-	if (status < 0)
-		status = run_vm(run);
-	return status;
+	return status < 0 ? open_and_run(run) : status;
 }
 
 void run_fini(struct run *run)

@@ -39,6 +39,7 @@ struct run {
 	struct vm *vm;
 	struct vm_snapshot *snapshot; /* insula restore: what the VM is made from */
 	bool raw;
+	bool is_child; /* of several made of one machine: it is another one now */
 
 	/* Others find us by it. */
 	struct runtime_dir dir;
@@ -63,6 +64,15 @@ void run_init(struct run *run);
  */
 int run_to_end(struct run *run);
 void run_fini(struct run *run);
+
+/* run_children.c: what every child would do by itself is done before they are forked. Negative: go
+ * on; else the exit status. */
+int run_prepare_children(struct run *run);
+/* As run_to_end, in the background, from where run->name is claimed. */
+int run_as_child(struct run *run);
+/* An operation of the control socket: see verb_fork.c. */
+struct control_call;
+int run_fork(void *ctx, struct control_call *call);
 
 /* run_snapshot.c: the part "run" of a snapshot. NULL: no memory, or a name is not UTF-8. */
 json_t *run_describe(const struct run *run);

@@ -296,6 +296,7 @@ static const struct control_operation operations[] = {
 	{ "stop", true, stop_vm },
 	{ "snapshot", true, run_snapshot },
 	{ "switch", true, switch_vm },
+	{ "fork", true, run_fork },
 	{ "inspect", true, inspect },
 	{ "kill", false, kill_vm },
 	{ "console", false, console },

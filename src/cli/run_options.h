@@ -46,6 +46,7 @@ struct run_options {
 	/* insula restore only */
 	char **command_words; /* what command points to, if it is ours; the words are borrowed */
 	bool trust_disks, verify, paused;
+	unsigned children; /* 0: the VM is this process */
 
 	char *split[BOOT_MODULES_MAX +
 		    BOARD_DISKS_MAX]; /* owned copies that the pointers above point into */

@@ -6,15 +6,19 @@
 #include "cli/run_session.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/assert.h"
 #include "base/loop.h"
 #include "chardev/chardev.h"
 #include "state/stream.h"
 #include "vm/agent.h"
+
+#define HOLD_WAIT_MS 2000
 
 struct sink {
 	struct session *session;
@@ -35,6 +39,10 @@ struct session {
 	bool over;        /* ended was called */
 	int status;
 	struct sink out, err;
+
+	pthread_mutex_t hold_lock; /* guards held */
+	pthread_cond_t hold_changed;
+	bool held;
 };
 
 static void end(struct session *s, int status, const char *failure)
@@ -161,6 +169,16 @@ static void agent_exited(void *ctx, int status)
 	end_if_delivered(s);
 }
 
+static void agent_held(void *ctx)
+{
+	struct session *s = ctx;
+
+	pthread_mutex_lock(&s->hold_lock);
+	s->held = true;
+	pthread_cond_signal(&s->hold_changed);
+	pthread_mutex_unlock(&s->hold_lock);
+}
+
 static void agent_failed(void *ctx, const char *sentence)
 {
 	end(ctx, 0, sentence);
@@ -207,6 +225,7 @@ struct session *session_new(const struct session_options *options,
 		.output = agent_output,
 		.stdin_room = agent_stdin_has_room,
 		.exited = agent_exited,
+		.held = agent_held,
 		.failed = agent_failed,
 	};
 	struct session *s = calloc(1, sizeof(*s));
@@ -221,6 +240,8 @@ struct session *session_new(const struct session_options *options,
 
 	if (!s)
 		return NULL;
+	pthread_mutex_init(&s->hold_lock, NULL);
+	pthread_cond_init(&s->hold_changed, NULL);
 	s->options = *options;
 	s->events = *events;
 	s->ctx = ctx;
@@ -242,6 +263,8 @@ void session_free(struct session *s)
 	if (!s)
 		return;
 	agent_free(s->agent);
+	pthread_cond_destroy(&s->hold_changed);
+	pthread_mutex_destroy(&s->hold_lock);
 	free(s);
 }
 
@@ -270,6 +293,43 @@ void session_window_size(struct session *s, uint16_t rows, uint16_t cols)
 	s->options.cols = cols;
 	if (s->running && s->options.tty)
 		agent_window_size(s->agent, rows, cols);
+}
+
+struct hold {
+	struct session *session;
+	bool asked;
+};
+
+static void hold_ask(void *ctx)
+{
+	struct hold *hold = ctx;
+
+	hold->asked = agent_hold(hold->session->agent);
+}
+
+void session_hold(struct session *s)
+{
+	struct hold hold = { .session = s };
+	struct timespec end;
+
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_sec += HOLD_WAIT_MS / 1000;
+	pthread_mutex_lock(&s->hold_lock);
+	s->held = false;
+	pthread_mutex_unlock(&s->hold_lock);
+	loop_call(s->options.loop, hold_ask, &hold);
+	if (!hold.asked)
+		return;
+	pthread_mutex_lock(&s->hold_lock);
+	while (!s->held &&
+	       pthread_cond_timedwait(&s->hold_changed, &s->hold_lock, &end) != ETIMEDOUT)
+		;
+	pthread_mutex_unlock(&s->hold_lock);
+}
+
+void session_renew(struct session *s, const char *host_name)
+{
+	agent_renew(s->agent, host_name);
 }
 
 void session_go_on(struct session *s)

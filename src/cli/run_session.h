@@ -47,6 +47,15 @@ bool session_power_off(struct session *session);
 void session_window_size(struct session *session, uint16_t rows, uint16_t cols);
 
 /*
+ * Not on the loop's thread: asks the guest to let none of the user's processes run, and waits until
+ * it does so, or for HOLD_WAIT_MS: an older guest does not know how. Whatever came of it,
+ * session_renew() follows, here and in every copy.
+ */
+void session_hold(struct session *session);
+/* On the loop: as agent_renew(). */
+void session_renew(struct session *session, const char *host_name);
+
+/*
  * Sections "session" and "agent", and a malloc()ed buffer of the bytes that are
  * on their way. Load is for a new session. 0, or -errno; load with a sentence in
  * the reader.

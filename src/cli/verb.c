@@ -8,9 +8,10 @@
 #include "cli/verb.h"
 
 const struct verb *const verbs[] = {
-	&verb_run,     &verb_ps,    &verb_console, &verb_logs,     &verb_stats,   &verb_pause,
-	&verb_resume,  &verb_stop,  &verb_kill,    &verb_snapshot, &verb_restore, &verb_switch,
-	&verb_inspect, &verb_guest, &verb_doctor,  &verb_help,     &verb_version, NULL,
+	&verb_run,     &verb_ps,     &verb_console, &verb_logs,    &verb_stats,
+	&verb_pause,   &verb_resume, &verb_stop,    &verb_kill,    &verb_snapshot,
+	&verb_restore, &verb_fork,   &verb_switch,  &verb_inspect, &verb_guest,
+	&verb_doctor,  &verb_help,   &verb_version, NULL,
 };
 
 const struct verb *verb_find(const char *name)

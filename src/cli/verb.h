@@ -26,8 +26,11 @@ struct verb {
 };
 
 extern const struct verb verb_run, verb_ps, verb_console, verb_logs, verb_stats, verb_pause,
-	verb_resume, verb_stop, verb_kill, verb_snapshot, verb_restore, verb_switch, verb_inspect,
-	verb_guest, verb_doctor, verb_help, verb_version;
+	verb_resume, verb_stop, verb_kill, verb_snapshot, verb_restore, verb_switch, verb_fork,
+	verb_inspect, verb_guest, verb_doctor, verb_help, verb_version;
+
+/* Not in the table: what insula fork executes in the VM's name. */
+extern const struct verb verb_children;
 
 /* main.c's table; ends with NULL. */
 extern const struct verb *const verbs[];

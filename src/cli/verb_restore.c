@@ -6,17 +6,19 @@
 #include "api/runtime_dir.h"
 #include "cli/options.h"
 #include "cli/run.h"
+#include "cli/run_children.h"
 #include "cli/verb.h"
 #include "cpu/halt.h"
 #include "engine/engine.h"
 #include "vm/snapshot.h"
 
-enum { OPT_ENGINE = 1, OPT_NAME, OPT_DETACH, OPT_TRUST, OPT_VERIFY, OPT_PAUSED };
+enum { OPT_ENGINE = 1, OPT_NAME, OPT_DETACH, OPT_TRUST, OPT_VERIFY, OPT_PAUSED, OPT_COUNT };
 
 static int set_option(void *ctx, int id, const char *value)
 {
 	const struct verb *verb = &verb_restore;
 	struct run_options *o = ctx;
+	uint64_t count;
 
 	switch (id) {
 	case OPT_ENGINE:
@@ -25,11 +27,13 @@ static int set_option(void *ctx, int id, const char *value)
 		if (!o->engine && strcmp(value, "auto") != 0)
 			return usage_error(verb, "--engine %s is unknown", value);
 		return -1;
+	case OPT_COUNT:
+		if (!number_parse(value, CHILDREN_MAX, &count) || !count)
+			return usage_error(verb, "-n %s: a number from 1 to %u", value,
+					   CHILDREN_MAX);
+		o->children = (unsigned)count;
+		return -1;
 	case OPT_NAME:
-		if (!runtime_name_valid(value))
-			return usage_error(
-				verb, "--name %s: letters, digits, '.', '_' and '-', at most %d",
-				value, RUNTIME_NAME_MAX);
 		o->name = value;
 		return -1;
 	case OPT_DETACH:
@@ -64,7 +68,24 @@ static int parse(struct run_options *o, const struct verb *verb, int argc, char 
 		return usage_error(verb, "unexpected --; the snapshot has its command already");
 	if (!*path)
 		return usage_error(verb, "which file?");
+	if (o->children && o->name && !children_pattern_valid(o->name))
+		return usage_error(verb, CHILDREN_PATTERN_ERROR, o->name);
+	if (!o->children && o->name && !runtime_name_valid(o->name))
+		return usage_error(verb, "--name %s: letters, digits, '.', '_' and '-', at most %d",
+				   o->name, RUNTIME_NAME_MAX);
 	return -1;
+}
+
+static int restore_children(struct run *run)
+{
+	const struct run_options *o = &run->options;
+	struct children_options children = { .count = o->children,
+					     .pattern = o->name ? o->name : o->guest,
+					     .exact = o->name };
+
+	if (!children.pattern)
+		children.pattern = "vm";
+	return run_children(run, &children);
 }
 
 static int open_snapshot(struct run *run, const char *path)
@@ -95,7 +116,7 @@ static int restore_verb(const struct verb *self, int argc, char **argv)
 	if (status < 0)
 		status = open_snapshot(run, path);
 	if (status < 0)
-		status = run_to_end(run);
+		status = run->options.children ? restore_children(run) : run_to_end(run);
 	run_fini(run);
 	free(run);
 	return status;
@@ -105,6 +126,10 @@ static const struct option_def restore_options[] = {
 	{ "engine", "NAME", "as for insula run: any engine takes any snapshot", OPT_ENGINE },
 	{ "name", "NAME", "what insula ps calls it (default: the guest's name)", OPT_NAME },
 	{ "detach", NULL, "run in the background (-d) and print the VM's name", OPT_DETACH, 'd' },
+	{ "count", "N",
+	  "so many VMs, in the background, that share the memory they do\nnot write; --name may "
+	  "hold %d for their number",
+	  OPT_COUNT, 'n' },
 	{ "paused", NULL, "leave it standing still until insula resume", OPT_PAUSED },
 	{ "verify", NULL,
 	  "compare all of memory with its checksums first, instead of\neach page when it is "

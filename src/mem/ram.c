@@ -17,11 +17,16 @@
 #define HUGE_BYTES     0x200000ull
 #define RAM_SIZE_LIMIT (1ull << 44)
 
+/* What engines hold of pages is theirs alone: a copy of the process begins with nothing. */
 static void *reserve(size_t bytes)
 {
 	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	return p == MAP_FAILED ? NULL : p;
+
+	if (p == MAP_FAILED)
+		return NULL;
+	(void)madvise(p, bytes, MADV_WIPEONFORK);
+	return p;
 }
 
 static int open_memfd(uint64_t bytes)
@@ -42,7 +47,7 @@ static int open_memfd(uint64_t bytes)
 }
 
 /* Mapped at a 2 MiB boundary, so that huge pages fit; what surrounds it stays without access. */
-static uint8_t *map_aligned(int fd, uint64_t bytes)
+static uint8_t *map_aligned(int fd, uint64_t bytes, int share)
 {
 	uint64_t span = bytes + 2 * HUGE_BYTES;
 	uint8_t *area =
@@ -52,8 +57,8 @@ static uint8_t *map_aligned(int fd, uint64_t bytes)
 	if (area == MAP_FAILED)
 		return NULL;
 	start = (uint8_t *)(((uintptr_t)area + HUGE_BYTES) & ~(HUGE_BYTES - 1));
-	if (mmap(start, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd,
-		 0) == MAP_FAILED) {
+	if (mmap(start, bytes, PROT_READ | PROT_WRITE, share | MAP_FIXED | MAP_NORESERVE, fd, 0) ==
+	    MAP_FAILED) {
 		int error = errno;
 		munmap(area, span);
 		errno = error;
@@ -66,12 +71,14 @@ static uint8_t *map_aligned(int fd, uint64_t bytes)
 	if (area + span > end + PAGE_SIZE)
 		munmap(end + PAGE_SIZE, (size_t)(area + span - end) - PAGE_SIZE);
 	/* Refused where the host has no huge pages for shared memory; small ones do. */
-	(void)madvise(start, bytes, MADV_HUGEPAGE);
+	if (share == MAP_SHARED)
+		(void)madvise(start, bytes, MADV_HUGEPAGE);
 	return start;
 }
 
-struct ram *ram_new(uint64_t size_bytes)
+static struct ram *make(uint64_t size_bytes, int base_fd)
 {
+	bool private = base_fd >= 0;
 	struct ram *ram;
 	size_t pages;
 	int error;
@@ -91,10 +98,11 @@ struct ram *ram_new(uint64_t size_bytes)
 	ram->source_fd = -1;
 	atomic_store(&ram->damaged, RAM_NOWHERE);
 
-	ram->fd = open_memfd(ram->file_bytes);
+	ram->private = private;
+	ram->fd = private ? fcntl(base_fd, F_DUPFD_CLOEXEC, 0) : open_memfd(ram->file_bytes);
 	if (ram->fd < 0)
 		goto fail;
-	ram->host = map_aligned(ram->fd, ram->file_bytes);
+	ram->host = map_aligned(ram->fd, ram->file_bytes, private ? MAP_PRIVATE : MAP_SHARED);
 	if (!ram->host)
 		goto fail;
 	ram->reasons = reserve(pages);
@@ -109,6 +117,16 @@ fail:
 	ram_free(ram);
 	errno = error;
 	return NULL;
+}
+
+struct ram *ram_new(uint64_t size_bytes)
+{
+	return make(size_bytes, -1);
+}
+
+struct ram *ram_new_on(uint64_t size_bytes, int fd)
+{
+	return make(size_bytes, fd);
 }
 
 void ram_free(struct ram *ram)

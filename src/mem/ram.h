@@ -20,9 +20,9 @@
 typedef uint64_t gpa_t; /* guest-physical address, bytes */
 typedef uint64_t gfn_t; /* guest frame number, gpa >> 12 */
 
-#define PAGE_SHIFT 12
-#define PAGE_SIZE 4096ull
-#define PAGE_MASK (~(PAGE_SIZE - 1))
+#define PAGE_SHIFT    12
+#define PAGE_SIZE     4096ull
+#define PAGE_MASK     (~(PAGE_SIZE - 1))
 #define RAM_LOW_LIMIT 0x80000000ull /* PCI hole and ECAM begin above */
 #define RAM_HIGH_BASE 0x100000000ull
 
@@ -35,7 +35,8 @@ void ram_free(struct ram *ram);
 uint64_t ram_size(const struct ram *ram);
 uint64_t ram_low_size(const struct ram *ram);  /* bytes from 0 */
 uint64_t ram_high_size(const struct ram *ram); /* bytes from 4 GiB */
-int ram_fd(const struct ram *ram);             /* the memfd: low RAM at offset 0, high RAM right after it, then ROM */
+int ram_fd(const struct ram
+		   *ram); /* the memfd: low RAM at offset 0, high RAM right after it, then ROM */
 
 /*
  * Adds a read-only slot that holds `bytes`, padded with 0xff to whole pages.
@@ -44,7 +45,8 @@ int ram_fd(const struct ram *ram);             /* the memfd: low RAM at offset 0
  */
 #define RAM_ROM_SLOTS 8
 #define RAM_ROM_BYTES 0x1000000ull
-int ram_add_rom(struct ram *ram, gpa_t gpa, const void *bytes, size_t len) __attribute__((warn_unused_result));
+int ram_add_rom(struct ram *ram, gpa_t gpa, const void *bytes, size_t len)
+	__attribute__((warn_unused_result));
 
 /*
  * RAM that arrives from a file, page by page as it is touched: maps size_bytes
@@ -57,6 +59,33 @@ int ram_add_rom(struct ram *ram, gpa_t gpa, const void *bytes, size_t len) __att
  */
 int ram_map_file(struct ram *ram, int fd, uint64_t offset, uint64_t sums, int damage_fd)
 	__attribute__((warn_unused_result));
+
+/*
+ * Copies. Many machines may begin with the same RAM: each maps one file as its own private copy,
+ * and pages that it does not write stay the file's. The file is low RAM, high RAM and RAM_ROM_BYTES
+ * more, as ram_fd() has it, and never changes again.
+ */
+/* RAM whose first contents are the file's, of which it takes a descriptor of its own. NULL with
+ * errno. */
+struct ram *ram_new_on(uint64_t size_bytes, int fd);
+/*
+ * Under the pause barrier, nothing in flight. Sets *fd, the caller's, to a file of what RAM holds
+ * now. -EAGAIN: there is none but what ram_copy() makes, because this RAM already lives on a file
+ * of others.
+ */
+int ram_base(struct ram *ram, int *fd) __attribute__((warn_unused_result));
+/*
+ * Copies all that is not zero into the file fd, which is empty. Allocates nothing: also in a
+ * process that fork(2) has just made of one with several threads. 0 or -errno; -EIO: some of it
+ * came from a snapshot and is damaged.
+ */
+int ram_copy(struct ram *ram, int fd) __attribute__((warn_unused_result));
+/*
+ * In a process made by fork(2): the RAM of the other process, or of none, becomes ours, for a
+ * machine of our own. Nobody is listening, no page is watched. damage_fd as in ram_map_file().
+ */
+void ram_adopt(struct ram *ram, int damage_fd);
+
 /* The first page found damaged, UINT64_MAX: none. */
 gpa_t ram_damage(const struct ram *ram);
 
@@ -71,7 +100,8 @@ const void *ram_view(struct ram *ram, uint64_t offset, uint64_t len);
 /* For loading into untouched RAM before the machine runs. */
 void *ram_fill(struct ram *ram, uint64_t offset, uint64_t len);
 
-/* Host address of the page that holds gpa, or NULL if that is not RAM (or ROM, for reading). Stable for the VM's life. */
+/* Host address of the page that holds gpa, or NULL if that is not RAM (or ROM, for reading). Stable
+ * for the VM's life. */
 void *ram_page(struct ram *ram, gpa_t gpa);
 /*
  * For an engine whose hardware reaches RAM by itself: the slots, n from 0 on,
@@ -95,7 +125,9 @@ gpa_t ram_gpa_of(const struct ram *ram, const void *host);
  * Loaders and tests only, before the machine runs or under the pause barrier:
  * bounded copies. -EFAULT, with nothing copied, if any byte is outside RAM.
  */
-int ram_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len) __attribute__((warn_unused_result));
-int ram_read(struct ram *ram, gpa_t gpa, void *bytes, size_t len) __attribute__((warn_unused_result));
+int ram_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len)
+	__attribute__((warn_unused_result));
+int ram_read(struct ram *ram, gpa_t gpa, void *bytes, size_t len)
+	__attribute__((warn_unused_result));
 
 #endif

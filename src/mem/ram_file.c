@@ -135,10 +135,29 @@ static uint64_t next_present(const struct ram *ram, uint64_t offset, uint64_t li
 	return limit;
 }
 
+/* Of RAM on a base: what the file holds, and what is ours alone. */
+static bool next_of_both(struct ram *ram, uint64_t limit, uint64_t *offset, uint64_t *len)
+{
+	uint64_t base = *offset, base_len = 0, own = *offset, own_len;
+
+	if (!next_data(ram->fd, 0, limit, &base, &base_len))
+		base = limit;
+	if (ram_next_own(ram, base, &own, &own_len)) {
+		*offset = own;
+		*len = own_len;
+		return true;
+	}
+	*offset = base;
+	*len = base_len;
+	return base < limit;
+}
+
 bool ram_next_data(struct ram *ram, uint64_t *offset, uint64_t *len)
 {
 	uint64_t limit = ram->low_bytes + ram->high_bytes, touched, data = *offset, data_len;
 
+	if (!ram->present && ram->private)
+		return next_of_both(ram, limit, offset, len);
 	if (!ram->present)
 		return next_data(ram->fd, 0, limit, offset, len);
 	/* What nobody touched is as in the file; what somebody did may be anything. */

@@ -26,10 +26,11 @@ struct page_lock {
 } __attribute__((aligned(64)));
 
 struct ram {
-	uint8_t *host; /* the whole file, mapped shared */
+	uint8_t *host; /* the whole file, mapped shared, or private */
 	uint64_t low_bytes, high_bytes;
 	uint64_t file_bytes;
 	int fd;
+	bool private; /* the file is a base that others have too; what is stored stays ours */
 
 	struct rom_slot rom[RAM_ROM_SLOTS];
 	unsigned rom_count;
@@ -62,6 +63,9 @@ struct ram {
 };
 
 void ram_fetch_slow(struct ram *ram, uint64_t page);
+/* Of a private mapping: the next range from *offset to limit of pages that are no longer the
+ * file's. False: none. */
+bool ram_next_own(struct ram *ram, uint64_t limit, uint64_t *offset, uint64_t *len);
 
 /* Before the bytes at an offset are used: they are there, and sound. */
 static inline void ram_fetch(struct ram *ram, uint64_t offset, uint64_t len)
@@ -70,7 +74,8 @@ static inline void ram_fetch(struct ram *ram, uint64_t offset, uint64_t len)
 		return;
 	for (uint64_t page = offset >> PAGE_SHIFT; page <= (offset + len - 1) >> PAGE_SHIFT; page++)
 		if (!(atomic_load_explicit(&ram->present[page / 64], memory_order_acquire) >>
-			      (page % 64) & 1))
+			      (page % 64) &
+		      1))
 			ram_fetch_slow(ram, page);
 }
 

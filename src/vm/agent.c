@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/loop.h"
 #include "chardev/chardev.h"
@@ -44,8 +45,9 @@ struct agent {
 	uint8_t reader_bytes[WIRE_HEADER_LEN + WIRE_DATA_MAX];
 
 	/* What is to be said, in order of urgency. */
-	bool say_hello, say_power_off, say_size, say_eof;
-	bool stdin_ended; /* agent_stdin takes no more */
+	bool say_hello, say_hold, say_renew, say_power_off, say_size, say_eof;
+	char host_name[WIRE_HOST_NAME_MAX + 1]; /* say_renew; empty: the machine is the same */
+	bool stdin_ended;                       /* agent_stdin takes no more */
 	int say_signal;
 	uint16_t rows, cols;
 	uint32_t consumed[3];    /* bytes to return as credit */
@@ -110,6 +112,25 @@ static bool credit_form(struct agent *agent, uint8_t stream)
 	return true;
 }
 
+static void renew_form(struct agent *agent)
+{
+	uint8_t *payload = agent->frame + WIRE_HEADER_LEN, *at = payload + 4;
+	size_t name_len = strlen(agent->host_name);
+
+	agent->say_renew = false;
+	wire_store32(payload, name_len ? WIRE_RENEW_IDENTITY : 0);
+	/* So few bytes always come, and at once: the host has long been up. */
+	if (getrandom(at, WIRE_SEED_LEN + WIRE_MACHINE_ID_LEN, 0) < 0)
+		memset(at, 0, WIRE_SEED_LEN + WIRE_MACHINE_ID_LEN);
+	at += WIRE_SEED_LEN;
+	if (name_len) {
+		at += WIRE_MACHINE_ID_LEN;
+		memcpy(at, agent->host_name, name_len);
+		at += name_len;
+	}
+	frame_form(agent, WIRE_RENEW, 0, (uint32_t)(at - payload));
+}
+
 /* Forms the next frame to send; false if there is nothing to say. */
 static bool frame_next(struct agent *agent)
 {
@@ -122,12 +143,17 @@ static bool frame_next(struct agent *agent)
 		memcpy(payload, WIRE_MAGIC, WIRE_MAGIC_LEN);
 		wire_store32(payload + WIRE_MAGIC_LEN, WIRE_VERSION);
 		frame_form(agent, WIRE_HELLO, 0, WIRE_MAGIC_LEN + 4);
+	} else if (agent->say_renew) {
+		renew_form(agent);
 	} else if (agent->run) {
 		agent->out = agent->run;
 		agent->out_len = agent->run_len;
 	} else if (agent->say_power_off) {
 		agent->say_power_off = false;
 		frame_form(agent, WIRE_POWER_OFF, 0, 0);
+	} else if (agent->say_hold) {
+		agent->say_hold = false;
+		frame_form(agent, WIRE_HOLD, 0, 0);
 	} else if (agent->say_signal && agent->state == AGENT_RUNNING) {
 		wire_store32(payload, (uint32_t)agent->say_signal);
 		agent->say_signal = 0;
@@ -232,6 +258,12 @@ static void frame_act(struct agent *agent, const struct wire_frame *frame)
 			break;
 		agent->state = AGENT_OVER;
 		agent->events->exited(agent->ctx, (int)wire_load32(frame->payload));
+		break;
+	case WIRE_HELD:
+		/* Late, perhaps: whoever asked has gone on without. */
+		sound = frame->len == 0;
+		if (sound && agent->events->held)
+			agent->events->held(agent->ctx);
 		break;
 	default:
 		sound = false;
@@ -475,6 +507,23 @@ void agent_signal(struct agent *agent, int signal_number)
 void agent_power_off(struct agent *agent)
 {
 	agent->say_power_off = true;
+	loop_post(agent->loop, &agent->task);
+}
+
+bool agent_hold(struct agent *agent)
+{
+	if (agent->state != AGENT_RUNNING)
+		return false;
+	agent->say_hold = true;
+	loop_post(agent->loop, &agent->task);
+	return true;
+}
+
+void agent_renew(struct agent *agent, const char *host_name)
+{
+	snprintf(agent->host_name, sizeof(agent->host_name), "%s", host_name ? host_name : "");
+	agent->say_hold = false;
+	agent->say_renew = true;
 	loop_post(agent->loop, &agent->task);
 }
 

@@ -41,6 +41,8 @@ struct agent_events {
 	/* The guest broke the protocol, or could not do what was asked. One sentence. Last event.
 	 */
 	void (*failed)(void *ctx, const char *sentence);
+	/* After agent_hold(): no process of the user's runs, until agent_renew(). May be NULL. */
+	void (*held)(void *ctx);
 };
 
 #define AGENT_WINDOW (256u << 10)
@@ -74,6 +76,16 @@ void agent_window_size(struct agent *agent, uint16_t rows, uint16_t cols);
 void agent_signal(struct agent *agent, int signal_number);
 /* Asks the guest to power off in order. */
 void agent_power_off(struct agent *agent);
+
+/*
+ * Around a moment that several machines will begin with. Hold: the guest lets nothing of the user's
+ * run, and says so by `held`; an older guest's agent says nothing. Renew: its random generator is
+ * seeded anew, then it goes on, if it was held. host_name: the machine is another now, with that
+ * name and a new machine-id; NULL: it is the same. False from hold: there is no command yet, or no
+ * more.
+ */
+bool agent_hold(struct agent *agent);
+void agent_renew(struct agent *agent, const char *host_name);
 
 /*
  * Where the conversation stands: section "agent", and the bytes between the two

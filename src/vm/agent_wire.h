@@ -22,16 +22,26 @@ enum wire_type {
 	WIRE_CREDIT = 3,   /* both: u32 bytes that the receiver of a stream has got rid of */
 	WIRE_EOF = 4,      /* to the guest: stdin has ended */
 	WIRE_EXIT = 5,     /* from the guest: u32 status 0..255; last frame */
+	WIRE_HELD = 6,     /* from the guest: the answer to HOLD, when nothing of the user's runs */
 	WIRE_RUN = 16,     /* to the guest: struct wire_run and strings; once */
 	WIRE_WINSIZE = 17, /* to the guest: u16 rows, u16 columns */
 	WIRE_SIGNAL = 18,  /* to the guest: u32 signal number, Linux's */
 	WIRE_POWER_OFF = 19,
+	WIRE_RENEW = 20, /* to the guest: another moment, perhaps another machine; see below */
+	WIRE_HOLD = 21,  /* to the guest: let no process of the user's run until RENEW */
 };
 
 #define WIRE_RUN_TTY  1u
 /* Head of a RUN payload, little-endian; then NUL-terminated strings: cwd (may be empty), argv, env.
  */
 #define WIRE_RUN_HEAD 16u /* u32 flags, u16 rows, u16 columns, u32 argc, u32 envc */
+
+/* A RENEW payload: u32 flags, bytes for the random generator; then, if the flag says so, a
+ * machine-id of 16 bytes and a host name, without an end. */
+#define WIRE_RENEW_IDENTITY 1u
+#define WIRE_SEED_LEN       32u
+#define WIRE_MACHINE_ID_LEN 16u
+#define WIRE_HOST_NAME_MAX  64u
 
 struct wire_frame {
 	uint32_t len;

@@ -36,19 +36,6 @@
 
 /* ---- the machine's description ---- */
 
-#define BOOT_ID_LEN 36
-
-struct machine_state {
-	uint64_t mem_bytes, tsc_khz;
-	uint64_t wall_base_ns; /* wall time of guest time 0 */
-	uint32_t cpus, disks;
-	bool debug_exit, console, agent;
-	/* On the same host, not booted since, the counter need not be measured again: that takes
-	 * longer than all the rest, and would give a slightly other figure. */
-	uint64_t host_tsc_khz;
-	uint8_t host_boot[BOOT_ID_LEN];
-};
-
 static const struct state_field machine_fields[] = {
 	STATE_FIELD(struct machine_state, mem_bytes),
 	STATE_FIELD(struct machine_state, tsc_khz),
@@ -198,6 +185,21 @@ static void collect(void *ctx)
 		vcpu_save(vm->vcpus[i], c->w);
 	if (c->extra && c->extra->save)
 		c->err = c->extra->save(c->extra->ctx, c->w, &c->session, &c->session_len);
+}
+
+int snapshot_collect(struct vm *vm, const struct snapshot_extra *extra, struct state_writer *w,
+		     uint8_t **session, size_t *session_len, char *error)
+{
+	struct collect c = { .vm = vm, .extra = extra, .w = w };
+	int err;
+
+	loop_call(vm->options.board.loop, collect, &c);
+	err = c.err;
+	for (unsigned i = 0; !err && i < vm->options.board.disk_count; i++)
+		err = disk_save(vm, i, w, error);
+	*session = c.session;
+	*session_len = c.session_len;
+	return err;
 }
 
 int vm_state(struct vm *vm, struct state_writer *w)
@@ -363,13 +365,8 @@ static uint64_t now_ns(void)
 static int write_paused(struct collect *c, struct snapshot_writer *w, uint8_t *table,
 			struct snapshot_report *report)
 {
-	int err = 0;
+	int err = snapshot_collect(c->vm, c->extra, c->w, &c->session, &c->session_len, w->error);
 
-	loop_call(c->vm->options.board.loop, collect, c);
-	if (c->err)
-		return c->err;
-	for (unsigned i = 0; !err && i < c->vm->options.board.disk_count; i++)
-		err = disk_save(c->vm, i, c->w, w->error);
 	if (err)
 		return err;
 	return table ? write_frames(c->vm, w, &report->ram_bytes, table)
@@ -455,18 +452,6 @@ int vm_snapshot(struct vm *vm, const struct snapshot_options *options,
 
 /* ---- restoring ---- */
 
-struct vm_snapshot {
-	struct snapshot_file file;
-	struct state_reader state;
-	uint8_t *state_bytes, *session;
-	size_t session_len;
-	json_t *run;
-	struct machine_state machine;
-	struct snapshot_disk disks[BOARD_DISKS_MAX];
-	struct board_disk board_disks[BOARD_DISKS_MAX];
-	struct snapshot_wishes wishes;
-};
-
 static int load_disks(struct vm_snapshot *s)
 {
 	char name[16];
@@ -479,14 +464,10 @@ static int load_disks(struct vm_snapshot *s)
 	return err;
 }
 
-static int open_state(struct vm_snapshot *s)
+int snapshot_parse_state(struct vm_snapshot *s, size_t len)
 {
-	size_t len;
-	int err = snapshot_read(&s->file, "state", &s->state_bytes, &len);
+	int err = state_reader_init(&s->state, s->state_bytes, len);
 
-	if (err)
-		return err;
-	err = state_reader_init(&s->state, s->state_bytes, len);
 	if (!err)
 		err = state_load(&machine_table, &s->machine, &s->state);
 	if (!err)
@@ -496,22 +477,31 @@ static int open_state(struct vm_snapshot *s)
 	return err;
 }
 
+int snapshot_parse_run(struct vm_snapshot *s, const char *text, size_t len)
+{
+	s->run = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+	if (json_is_object(s->run))
+		return 0;
+	snprintf(s->file.error, sizeof(s->file.error), "is damaged: part run is no object");
+	return -EINVAL;
+}
+
 static int open_parts(struct vm_snapshot *s)
 {
 	uint8_t *text;
 	size_t len;
-	int err = open_state(s);
+	int err = snapshot_read(&s->file, "state", &s->state_bytes, &len);
 
+	if (!err)
+		err = snapshot_parse_state(s, len);
 	if (!err)
 		err = snapshot_read(&s->file, "run", &text, &len);
 	if (err)
 		return err;
-	s->run = json_loadb((const char *)text, len, JSON_REJECT_DUPLICATES, NULL);
+	err = snapshot_parse_run(s, (const char *)text, len);
 	free(text);
-	if (!json_is_object(s->run)) {
-		snprintf(s->file.error, sizeof(s->file.error), "is damaged: part run is no object");
-		return -EINVAL;
-	}
+	if (err)
+		return err;
 	if (snapshot_find(&s->file, "session"))
 		return snapshot_read(&s->file, "session", &s->session, &s->session_len);
 	return 0;
@@ -526,6 +516,7 @@ struct vm_snapshot *vm_snapshot_open(const char *path, char *error)
 		snprintf(error, SNAPSHOT_ERROR_MAX, "out of memory");
 		return NULL;
 	}
+	s->ram_fd = -1;
 	err = snapshot_open(&s->file, path);
 	if (!err)
 		err = open_parts(s);
@@ -542,6 +533,9 @@ void vm_snapshot_close(struct vm_snapshot *s)
 	if (!s)
 		return;
 	snapshot_close(&s->file);
+	ram_free(s->ram);
+	if (s->ram_fd >= 0)
+		close(s->ram_fd);
 	state_reader_fini(&s->state);
 	free(s->state_bytes);
 	free(s->session);
@@ -601,6 +595,7 @@ int vm_snapshot_apply(struct vm_snapshot *s, struct vm_options *options,
 	board->mem_bytes = m->mem_bytes;
 	board->cpus = m->cpus;
 	board->tsc_khz = m->tsc_khz;
+	board->ram = s->ram;
 	board->debug_exit = m->debug_exit;
 	for (unsigned i = 0; i < m->disks; i++) {
 		int err = wishes->trust_disks ? 0 : check_disk(&s->disks[i], error);
@@ -630,6 +625,12 @@ int vm_snapshot_check_all(const struct vm_snapshot *s, char *error)
 }
 
 /* ---- for vm.c ---- */
+
+void snapshot_ram_taken(struct vm_snapshot *s)
+{
+	s->ram_shared = s->ram;
+	s->ram = NULL;
+}
 
 const struct cpu_model *snapshot_model(struct vm_snapshot *s, char *error)
 {
@@ -739,7 +740,7 @@ static int touch_all(struct vm_snapshot *s, struct ram *ram)
 }
 
 /* A damaged page is found when it is touched, on any thread; the loop tells the VM. */
-static int load_ram(struct vm_snapshot *s, struct ram *ram, int damage_fd)
+int snapshot_load_ram(struct vm_snapshot *s, struct ram *ram, int damage_fd)
 {
 	const struct snapshot_part *part = snapshot_find(&s->file, "ram");
 	int err;
@@ -758,8 +759,13 @@ static int load_ram(struct vm_snapshot *s, struct ram *ram, int damage_fd)
 
 int snapshot_load(struct vm_snapshot *s, struct vm *vm, char *error)
 {
-	int err = load_ram(s, vm->board->ram, vm->damage_fd);
+	struct ram *ram = vm->board->ram;
+	int err = 0;
 
+	if (s->ram_shared)
+		ram_adopt(ram, vm->damage_fd);
+	else
+		err = snapshot_load_ram(s, ram, vm->damage_fd);
 	if (err) {
 		snprintf(error, VM_ERROR_MAX, "the snapshot %.400s", s->file.error);
 		return err;

@@ -187,6 +187,7 @@ struct vm *vm_new(const struct vm_options *options, char *error)
 		goto fail;
 	}
 	if (options->restore) {
+		snapshot_ram_taken(options->restore);
 		vm->model = snapshot_model(options->restore, error);
 	} else {
 		vm->model = cpu_model_new(options->cpu_model, vm->vcpu_count,

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
@@ -32,6 +33,32 @@ void init_quiesce(void)
 {
 }
 
+/* What the guest was told, seen from its parent too. */
+static struct seen {
+	bool held;
+	unsigned entered, renewed;
+	uint32_t len;
+	uint8_t payload[256];
+} *seen;
+
+void user_enter(void)
+{
+	seen->entered++;
+}
+
+void user_hold(bool hold)
+{
+	seen->held = hold;
+}
+
+void renew(const uint8_t *payload, uint32_t len)
+{
+	seen->renewed++;
+	seen->len = len;
+	memcpy(seen->payload, payload, len < sizeof(seen->payload) ? len : sizeof(seen->payload));
+	user_hold(false);
+}
+
 struct fixture {
 	struct loop *loop;
 	struct agent *agent;
@@ -46,6 +73,7 @@ struct fixture {
 	const uint8_t *input; /* for stdin */
 	size_t input_len, input_done;
 	bool hold_output; /* output is counted, not consumed */
+	bool hold;        /* the guest is held, then renewed, before it gets its input */
 
 	bool ready, exited, failed;
 	int status;
@@ -73,6 +101,18 @@ static void on_ready(void *ctx)
 		return;
 	assert_int_equal(agent_run(f->agent, &f->command), 0);
 	assert_int_equal(agent_run(f->agent, &f->command), -EINVAL);
+	if (f->hold)
+		assert_true(agent_hold(f->agent));
+	else
+		stdin_push(f);
+}
+
+static void on_held(void *ctx)
+{
+	struct fixture *f = ctx;
+
+	assert_true(f->hold && seen->held && !seen->renewed);
+	agent_renew(f->agent, "twin");
 	stdin_push(f);
 }
 
@@ -129,7 +169,7 @@ static void on_failed(void *ctx, const char *sentence)
 }
 
 static const struct agent_events events = { on_ready, on_output, on_stdin_room, on_exited,
-					    on_failed };
+					    on_failed, on_held };
 
 /* The device in between: a socket to the guest's session. */
 static size_t device_room(void *ctx)
@@ -236,6 +276,38 @@ static void test_streams(void **state)
 	assert_memory_equal(f.out[1], "in\0put\n1 vt100 x y\n/tmp\n", f.out_len[1]);
 	assert_string_equal(f.out[2], "to-err\n");
 	fixture_fini(&f);
+}
+
+/* Held, and then another machine: random bytes, a machine-id, a name. */
+static void test_hold_and_renew(void **state)
+{
+	const char *argv[] = { "cat", NULL };
+	uint8_t seeds[2][WIRE_SEED_LEN + WIRE_MACHINE_ID_LEN];
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct fixture f;
+
+		memset(seen, 0, sizeof(*seen));
+		fixture_init(&f);
+		assert_false(agent_hold(f.agent)); /* there is nobody yet */
+		f.command.argv = argv;
+		f.input = (const uint8_t *)"after\n";
+		f.input_len = 6;
+		f.hold = true;
+		run_command(&f);
+		assert_true(f.exited);
+		assert_string_equal(f.out[1], "after\n");
+		assert_int_equal(seen->renewed, 1);
+		assert_false(seen->held);
+		assert_int_equal(seen->len, 4 + sizeof(seeds[0]) + 4);
+		assert_int_equal(wire_load32(seen->payload), WIRE_RENEW_IDENTITY);
+		assert_memory_equal(seen->payload + 4 + sizeof(seeds[0]), "twin", 4);
+		memcpy(seeds[i], seen->payload + 4, sizeof(seeds[i]));
+		fixture_fini(&f);
+	}
+	assert_memory_not_equal(seeds[0], seeds[1], WIRE_SEED_LEN);
+	assert_memory_not_equal(seeds[0] + WIRE_SEED_LEN, seeds[1] + WIRE_SEED_LEN,
+				WIRE_MACHINE_ID_LEN);
 }
 
 /* More than the windows, both ways at once. */
@@ -466,7 +538,12 @@ int main(void)
 		cmocka_unit_test(test_status),         cmocka_unit_test(test_not_found),
 		cmocka_unit_test(test_stalled_output), cmocka_unit_test(test_terminal),
 		cmocka_unit_test(test_liars),          cmocka_unit_test(test_too_long),
+		cmocka_unit_test(test_hold_and_renew),
 	};
+
+	seen = mmap(NULL, sizeof(*seen), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (seen == MAP_FAILED)
+		return 1;
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
