@@ -469,18 +469,25 @@ static void print_stats(const struct vm *vm)
 	vm_engine_stats(vm, &s);
 	fprintf(stderr,
 		"insula: interpreted: %" PRIu64 " instructions decoded, %" PRIu64
-		" pieces of code killed by a change, %" PRIu64 " flushes\n"
+		" traces killed by a change of their code\n"
 		"insula: translated:  %" PRIu64 " regions, %" PRIu64 " instructions, %" PRIu64
 		" links, %" PRIu64 " KiB hot and %" PRIu64 " KiB cold code\n"
+		"insula: tiers: %" PRIu64 " traces found hot, %" PRIu64
+		" of them refused and %" PRIu64 " postponed; %" PRIu64
+		" regions killed by a change; everything forgotten %" PRIu64 " times\n",
+		s.decoded, s.killed - s.killed_regions, s.regions, s.translated, s.links,
+		s.hot_bytes >> 10, s.cold_bytes >> 10, s.exits_hot, s.refused, s.postponed,
+		s.killed_regions, s.flushes);
+	fprintf(stderr,
 		"insula: returns to the dispatcher: %" PRIu64 " look-ups, %" PRIu64
-		" events, %" PRIu64 " slow instructions, %" PRIu64 " faults, %" PRIu64
-		" stale, %" PRIu64 " found hot\n"
-		"insula: TLB: %" PRIu64 " fills, %" PRIu64 " flushes\n"
+		" events, %" PRIu64 " slow instructions (%" PRIu64 " faulted), %" PRIu64
+		" faults, %" PRIu64 " stale\n"
+		"insula: TLB: %" PRIu64 " fills, %" PRIu64 " page walks, %" PRIu64
+		" for fetches; %" PRIu64 " flushes, %" PRIu64 " pages invalidated\n"
 		"insula: halts: %" PRIu64 " ended in a poll, %" PRIu64 " sleeps\n",
-		s.decoded, s.killed, s.flushes, s.regions, s.translated, s.links, s.hot_bytes >> 10,
-		s.cold_bytes >> 10, s.exits_next, s.exits_events, s.exits_slow, s.exits_fault,
-		s.exits_stale, s.exits_hot, s.tlb_fills, s.tlb_flushes, s.halts_polled,
-		s.halts_slept);
+		s.exits_next, s.exits_events, s.exits_slow, s.slow_faults, s.exits_fault,
+		s.exits_stale, s.tlb_fills, s.tlb_walks, s.fetch_walks, s.tlb_flushes,
+		s.tlb_invalidations, s.halts_polled, s.halts_slept);
 }
 
 /* What the check found; false: a difference. */

@@ -13,10 +13,9 @@
 #include "cpu/mmu_priv.h"
 #include "mem/page.h"
 
-void mmu_counts(const struct vcpu *v, uint64_t *fills, uint64_t *flushes)
+struct mmu_counts mmu_counts(const struct vcpu *v)
 {
-	*fills = v->soft.mmu->fills;
-	*flushes = v->soft.mmu->flushes;
+	return v->soft.mmu->counts;
 }
 
 struct page_listener *mmu_listener(struct vcpu *v)
@@ -53,7 +52,7 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 	}
 	if (vcpu_long_mode(v) && !address_canonical(la))
 		return canonical_fault(v);
-	if (walk_cached(&mmu->walks, c->epoch, v, la,
+	if (walk_cached(&mmu->walks, &mmu->counts.walks, c->epoch, v, la,
 			view_access(view) | (write ? PAGING_WRITE : 0), &r))
 		return -1;
 	p->gpa = r.gpa;
@@ -81,7 +80,7 @@ static int piece_resolve(struct vcpu *v, enum view view, uint64_t la, unsigned l
 	}
 	if (!write || page_grant_write(v->ram, mmu->listener, r.gpa >> PAGE_SHIFT)) {
 		c->filled[view] = true;
-		mmu->fills++;
+		mmu->counts.fills++;
 		e->tag = page;
 		e->addend = (uint64_t)(uintptr_t)host - page;
 		if (r.global)
@@ -388,6 +387,7 @@ int mmu_fetch(struct vcpu *v, uint64_t la, gpa_t *gpa, const uint8_t **host)
 	}
 	if (vcpu_code64(v) && !address_canonical(la))
 		return excp_gp(v, 0);
+	mmu->counts.fetch_walks++;
 	if (paging_walk(v, la, PAGING_EXEC | (user ? PAGING_USER : 0), &r))
 		return -1;
 	if (r.span > PAGE_SIZE) {

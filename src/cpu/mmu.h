@@ -123,8 +123,13 @@ bool mmu_fill(struct vcpu *v, uint64_t la, unsigned access);
 #define MMU_WRITE_TABLE (TLB_SIZE * sizeof(struct tlb_entry))
 void mmu_use_gs(struct vcpu *v);
 
-/* Counts of page walks that filled the TLB, and of flushes of a context. */
-void mmu_counts(const struct vcpu *v, uint64_t *fills, uint64_t *flushes);
+struct mmu_counts {
+	uint64_t fills, walks; /* of the soft TLB; page walks where the second level knew nothing */
+	uint64_t fetch_walks;
+	uint64_t flushes;       /* of a context */
+	uint64_t invalidations; /* of a page */
+};
+struct mmu_counts mmu_counts(const struct vcpu *v);
 
 /* Soft state for a software engine: allocated by its vcpu_open. */
 struct page_listener;

@@ -277,7 +277,7 @@ void mmu_flush_nonglobal(struct vcpu *v)
 	if (!v->soft.mmu)
 		return;
 	mmu_context_flush(v->soft.mmu, v->soft.mmu->current, true);
-	v->soft.mmu->flushes++;
+	v->soft.mmu->counts.flushes++;
 	select_tables(v);
 }
 
@@ -376,6 +376,7 @@ void mmu_invlpg(struct vcpu *v, uint64_t la)
 
 	if (!mmu)
 		return;
+	mmu->counts.invalidations++;
 	if (!vcpu_long_mode(v))
 		la &= 0xffffffffu;
 	for (n = 0; n < CONTEXTS; n++) {
@@ -398,6 +399,7 @@ void mmu_invpcid_address(struct vcpu *v, unsigned pcid, uint64_t la)
 
 	if (!c)
 		return;
+	v->soft.mmu->counts.invalidations++;
 	context_invlpg(v->soft.mmu, c, la);
 	if (c == v->soft.mmu->current)
 		select_tables(v);

@@ -101,7 +101,7 @@ struct soft_mmu {
 	uint64_t watched_dr[5]; /* DR0-3 and DR7 that `watch` reflects */
 	struct watch watch[4];
 	uint64_t watch_hits;
-	uint64_t fills, flushes;
+	struct mmu_counts counts;
 	uint64_t epochs; /* the last one given out */
 	struct walk_cache walks;
 	struct locked {

@@ -31,8 +31,8 @@ static inline struct walk_entry *walk_slot(struct walk_cache *cache, uint64_t la
 }
 
 /* As paging_walk, whose `access` bits must be below the page size. */
-static inline int walk_cached(struct walk_cache *cache, uint64_t epoch, struct vcpu *v, uint64_t la,
-			      unsigned access, struct paging_result *r)
+static inline int walk_cached(struct walk_cache *cache, uint64_t *walks, uint64_t epoch,
+			      struct vcpu *v, uint64_t la, unsigned access, struct paging_result *r)
 {
 	struct walk_entry *e = walk_slot(cache, la);
 	uint64_t key = (la & PAGE_MASK) | access;
@@ -43,6 +43,7 @@ static inline int walk_cached(struct walk_cache *cache, uint64_t epoch, struct v
 		r->global = e->span & 1;
 		return 0;
 	}
+	++*walks;
 	if (paging_walk(v, la, access, r))
 		return -1;
 	*e = (struct walk_entry){ key, epoch, r->gpa & PAGE_MASK, r->span | r->global };

@@ -30,9 +30,15 @@ struct engine_stats {
 	uint64_t decoded; /* instructions, by the interpreter */
 	uint64_t killed;  /* traces and regions whose code changed */
 	uint64_t flushes; /* of all of them */
+	uint64_t killed_regions;
+	/* Traces that were found hot and stay with the interpreter, and that wait for another
+	 * vcpu's store; slow instructions that faulted. */
+	uint64_t refused, postponed, slow_faults;
 	/* Returns to the dispatcher, by cause. */
 	uint64_t exits_next, exits_fault, exits_stale, exits_events, exits_slow, exits_hot;
-	uint64_t tlb_fills, tlb_flushes;
+	/* Entries of the soft TLB that were filled; page walks for that, the second level not
+	 * knowing; page walks for fetches; flushes of a context; single pages invalidated. */
+	uint64_t tlb_fills, tlb_walks, fetch_walks, tlb_flushes, tlb_invalidations;
 	/* The vcpu thread's: halts that ended before it slept, sleeps. */
 	uint64_t halts_polled, halts_slept;
 	/* The translator's. */

@@ -82,8 +82,10 @@ def test_lockstep_exact(host):
 
 
 def test_names_and_listings(host):
-    """--perf-map gives perf lines that do not overlap; --log prints guest and host code of the same regions."""
-    process = host.start("run", "--engine", "translate", "--hot", "5000", "--perf-map", "--log", "translate", "--", "true")
+    """--perf-map gives perf lines that do not overlap; --log prints guest and host code of the same regions; --stats
+    counts as many."""
+    process = host.start("run", "--engine", "translate", "--hot", "5000", "--perf-map", "--log", "translate", "--stats", "--",
+                         "true")
     path = f"/tmp/perf-{process.pid}.map"
     try:
         _, err = process.communicate(timeout=120)
@@ -99,6 +101,10 @@ def test_names_and_listings(host):
     listed = set(re.findall(rb"^insula: region ([0-9a-f]+), page [0-9a-f]+, cpl [03]: [0-9]+ instructions", err, re.M))
     # Of what was translated; the map forgets with the code cache.
     expect(named <= {word.decode() for word in listed} and len(named) > 50, f"{len(named)} named, {len(listed)} listed")
+    counts = {name: int(n) for n, name in re.findall(
+        rb"([0-9]+) (regions,|traces found hot|page walks|fills|pages invalidated)", err)}
+    expect(counts[b"regions,"] == len(re.findall(rb"^insula: region ", err, re.M)) <= counts[b"traces found hot"], f"{counts}")
+    expect(0 < counts[b"page walks"] < counts[b"fills"] and counts[b"pages invalidated"] > 0, f"{counts}")
     rows = re.findall(rb"^  ([0-9a-f]{6,16})  (\S.*?) +\| [0-9a-f]{8,16}  (\S.*)$", err, re.M)
     expect(len(rows) > len(named) and all(b"(bad)" not in row[1] for row in rows), f"{rows[:20]}")
 

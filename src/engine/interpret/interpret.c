@@ -31,7 +31,7 @@ struct interpret {
 	struct native_code *native;
 	const struct tier_ops *ops; /* of the tier above, or NULL */
 	struct tier *tier;
-	uint64_t exits[TRACE_EXITS];
+	uint64_t exits[TRACE_EXITS], slow_faults, refused, postponed;
 	struct trace *step; /* scratch for code that cannot be cached */
 	bool window; /* an interrupt waits for IF: look at events after every instruction that may
 			raise it */
@@ -422,8 +422,10 @@ static void promote(struct vcpu *v, struct interpret *in)
 		*jump_slot(v, v->arch.rip) = (struct jump_entry){ 0 };
 		break;
 	case TIER_NEVER:
+		in->refused++;
 		break;
 	case TIER_LATER:
+		in->postponed++;
 		t->heat = in->cache.heat;
 		break;
 	case TIER_FULL:
@@ -445,6 +447,12 @@ void interpret_one(struct vcpu *v)
 	v->arch.rflags &= ~(uint64_t)FLAG_RF;
 	vcpu_fp_load(v);
 	trace_run(v, trace_code(&in->cache, t));
+}
+
+static void leave_to_interpreter(struct vcpu *v, struct interpret *in)
+{
+	interpret_one(v);
+	in->slow_faults += v->soft.exit == TRACE_FAULT;
 }
 
 enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
@@ -527,7 +535,7 @@ enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		}
 		in->exits[v->soft.exit]++;
 		if (v->soft.exit == TRACE_SLOW)
-			interpret_one(v);
+			leave_to_interpreter(v, in);
 		switch (v->soft.exit) {
 		case TRACE_HOT:
 			promote(v, in);
@@ -633,17 +641,26 @@ void interpret_kick(struct vcpu *v)
 void interpret_stats(struct vcpu *v, struct engine_stats *stats)
 {
 	const struct interpret *in = v->engine_priv;
+	const struct mmu_counts mmu = mmu_counts(v);
 
 	*stats = (struct engine_stats){ .decoded = in->cache.decoded,
 					.killed = in->cache.killed,
+					.killed_regions = in->cache.killed_regions,
 					.flushes = in->cache.flushes,
+					.refused = in->refused,
+					.postponed = in->postponed,
+					.slow_faults = in->slow_faults,
 					.exits_next = in->exits[TRACE_NEXT] + in->exits[TRACE_LINK],
 					.exits_fault = in->exits[TRACE_FAULT],
 					.exits_stale = in->exits[TRACE_STALE],
 					.exits_events = in->exits[TRACE_EVENTS],
 					.exits_slow = in->exits[TRACE_SLOW],
 					.exits_hot = in->exits[TRACE_HOT] };
-	mmu_counts(v, &stats->tlb_fills, &stats->tlb_flushes);
+	stats->tlb_fills = mmu.fills;
+	stats->tlb_walks = mmu.walks;
+	stats->fetch_walks = mmu.fetch_walks;
+	stats->tlb_flushes = mmu.flushes;
+	stats->tlb_invalidations = mmu.invalidations;
 	if (in->tier)
 		in->ops->stats(in->tier, stats);
 }

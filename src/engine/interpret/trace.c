@@ -80,6 +80,7 @@ static void trace_kill(struct trace_cache *c, struct trace *t)
 		trace_code_kill(c, t);
 	hash_remove(c, t);
 	c->killed++;
+	c->killed_regions += t->region != NULL;
 }
 
 void trace_retire(struct trace_cache *c, struct trace *t)

@@ -113,7 +113,7 @@ struct trace_cache {
 	unsigned news_count;
 	bool news_overflow;
 	struct news news[NEWS_MAX];
-	uint64_t flushes, decoded, killed;
+	uint64_t flushes, decoded, killed, killed_regions;
 	/* The translator above, if any. */
 	int32_t heat; /* what a new trace starts with; 0: nobody wants to know */
 	void (*region_kill)(struct region *region);
