@@ -140,8 +140,7 @@ uint64_t vcpu_tsc(struct vcpu *v)
 	uint32_t low, high;
 
 	if (v->tsc_direct) {
-		/* The guest's own fence in front is not executed as one. */
-		__asm__ volatile("lfence\n\trdtsc" : "=a"(low), "=d"(high));
+		__asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
 		return ((uint64_t)high << 32 | low) + v->tsc_host_offset + v->arch.msr.tsc_offset;
 	}
 	vcpu_fp_park(v);

@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SOURCES = os.path.join(ROOT, "guest", "tests")
 WIDTHS = {"limits": 32, "callgate": 32, "task": 32, "vm86": 32, "debug": 32, "shadow": 32, "fault": 32,
           "triple": 32, "rep": 32, "strings16": 32, "lock": 32, "real": 32, "smc": 32, "paging32": 32, "nmi": 32,
-          "paging64": 64, "long": 64, "smp": 64}
+          "paging64": 64, "long": 64, "smp": 64, "timer": 64}
 CPUS = {"smp": 4}
 # Guests whose end is not a debug exit: name -> what ends them.
 ENDS = {"triple": {"insula": 3, "qemu": 0, "bochs": 1}}
@@ -78,7 +78,7 @@ BOCHS_DEVIATES = {
 QEMU_CPU = {}
 BOCHS_CPU = {}
 TIMEOUT = 60  # seconds; a guest that an emulator is known to stop gets 3
-LONG = {"smp": 250}  # cpus that wait for each other, on a host that may have fewer
+LONG = {"smp": 250, "timer": 250}  # cpus that wait for each other, on a host that may have fewer; hundreds of timers
 
 FLAGS = ["-O1", "-ffreestanding", "-fno-pic", "-fno-pie", "-fno-stack-protector", "-fcf-protection=none",
          "-mgeneral-regs-only", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-mno-red-zone",

@@ -7,7 +7,7 @@
 #include <sched.h>
 #include <time.h>
 
-#define ROUNDS  600
+#define ROUNDS  300
 #define VECTOR  0x55
 #define MOST_US 2000
 
@@ -169,7 +169,7 @@ static void *poster(void *arg)
 		while (atomic_load(&taken) == n)
 			sched_yield();
 		/* Now and then late enough that the receiver sleeps. */
-		if (n % 64 == 0)
+		if (n % 32 == 0)
 			nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 	}
 	return NULL;
