@@ -30,6 +30,13 @@ def test_counts(host):
         r.expect(1, out=b"%d\n" % cpus, err=b"")
 
 
+def test_no_polls(host):
+    """--halt-poll 0: halted cpus sleep at once, and are woken."""
+    r = host.guest("--cpus", "2", "--halt-poll", "0", "--stats", "--", "nproc").expect(0, out=b"2\n")
+    polled = [line for line in r.err.splitlines() if line.startswith(b"insula: halts: 0 ended in a poll, ")]
+    expect(len(polled) == 1 and b", 0 sleeps" not in polled[0], f"halts that polled, or no sleeps\n{r}")
+
+
 def test_storms(host):
     for engine in ("interpret", "translate"):
         with open(storms(host), "rb") as f:
