@@ -440,6 +440,18 @@ static void let_go(struct run *run)
 	run->ready_fd = -1;
 }
 
+/* The machine is held: its siblings are made first, or the guests would take the time from them. */
+static void wait_gate(struct run *run)
+{
+	char byte;
+
+	while (run->gate_fd >= 0 && read(run->gate_fd, &byte, 1) < 0 && errno == EINTR)
+		;
+	if (run->gate_fd >= 0)
+		close(run->gate_fd);
+	run->gate_fd = -1;
+}
+
 static void session_begins_again(void *ctx)
 {
 	struct run *run = ctx;
@@ -533,10 +545,14 @@ static int run_vm(struct run *run)
 		fprintf(stderr, "insula: %s\n", error);
 		return STATUS_HOST_ERROR;
 	}
+	if (run->is_child) {
+		let_go(run);
+		wait_gate(run);
+	}
 	if (run->snapshot)
 		go_on(run);
 	chardev_kick_input(run->hub);
-	if (run->options.detach)
+	if (run->options.detach && !run->is_child)
 		let_go(run);
 	vm_wait(run->vm, &end);
 	loop_stop(run->loop);
@@ -563,7 +579,7 @@ static int run_vm(struct run *run)
 
 void run_init(struct run *run)
 {
-	*run = (struct run){ .dir.fd = -1, .listener = -1, .ready_fd = -1 };
+	*run = (struct run){ .dir.fd = -1, .listener = -1, .ready_fd = -1, .gate_fd = -1 };
 }
 
 static int choose_engine(struct run *run)

@@ -47,6 +47,7 @@ struct run {
 	int listener;                    /* -1: none, or the control's */
 	struct control *control;
 	int ready_fd; /* options.detach: whoever started us waits for our name here */
+	int gate_fd;  /* is_child: its end is the sign that all are there, and may run. -1: none */
 
 	/* Loop's thread until the VM has ended, then the main thread. */
 	unsigned asked_to_end; /* signals that mean it */

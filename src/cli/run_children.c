@@ -4,7 +4,8 @@
  * name, and a pipe that says when it runs or, by closing, that it does not.
  *
  * As many children are on their way at a time as the host has processors: fewer
- * would leave some idle, more would only make each take longer.
+ * would leave some idle, more would only make each take longer. Their guests
+ * begin to run when all are there.
  */
 #include "cli/run_children.h"
 
@@ -42,6 +43,7 @@ struct children {
 	struct runtime_dir dir;
 	unsigned number; /* last tried */
 	unsigned at_a_time, under_way, failed;
+	int gate[2]; /* children wait at the one end until the other is closed */
 	struct child child[AT_A_TIME_MAX];
 };
 
@@ -106,7 +108,9 @@ static void become_child(struct children *c, const struct child *self, int liste
 	for (unsigned i = 0; i < c->at_a_time; i++)
 		if (c->child[i].ready_fd >= 0)
 			close(c->child[i].ready_fd);
+	close(c->gate[1]);
 	setsid();
+	run->gate_fd = c->gate[0];
 	run->dir = c->dir;
 	run->listener = listener;
 	run->ready_fd = ready_fd;
@@ -214,6 +218,10 @@ int run_children(struct run *run, const struct children_options *options)
 	c.at_a_time = cpus < 1 ? 1 : cpus < AT_A_TIME_MAX ? (unsigned)cpus : AT_A_TIME_MAX;
 	for (unsigned i = 0; i < c.at_a_time; i++)
 		c.child[i].ready_fd = -1;
+	if (pipe2(c.gate, O_CLOEXEC) < 0) {
+		fprintf(stderr, "insula: cannot make a pipe: %s\n", strerror(errno));
+		return STATUS_HOST_ERROR;
+	}
 	if (runtime_dir_open(&c.dir, true, error) < 0 ||
 	    vm_snapshot_share(run->snapshot, &wishes, error) < 0) {
 		fprintf(stderr, "insula: %s\n", error);
@@ -224,6 +232,8 @@ int run_children(struct run *run, const struct children_options *options)
 		started++;
 	while (c.under_way)
 		wait_one(&c);
+	close(c.gate[1]);
+	close(c.gate[0]);
 	runtime_dir_close(&c.dir);
 	return started == options->count && !c.failed ? STATUS_OK : STATUS_HOST_ERROR;
 }
