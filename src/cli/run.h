@@ -83,6 +83,15 @@ bool run_undescribe(struct run_options *options, const json_t *json);
 struct control_call;
 int run_snapshot(void *ctx, struct control_call *call);
 
+/*
+ * Around a moment that may be the beginning of several machines. What a guest's user code could see
+ * in more than one of them, such as random bytes, it must not: so none of it runs at that moment, and
+ * the guest's agent lets it go on once it has seen to that. True: run_renew() is due. The control's
+ * thread; a guest without an agent, or a paused one, is left alone.
+ */
+bool run_hold(struct run *run);
+void run_renew(struct run *run);
+
 /* Loop's thread. The first time the guest is asked to power off, the second time it is stopped. */
 void run_ask_to_end(struct run *run, int signal_number);
 

@@ -240,19 +240,28 @@ static void renew(void *ctx)
 	session_renew(run->session, NULL);
 }
 
-/* What a child's user code could see twice, such as random bytes, it must not: so none of it runs
- * at that moment, and the guest's agent lets it go on when it has seen to that. */
-static int fork_point(struct run *run, const struct snapshot_extra *extra,
-		      struct vm_fork_point *point, char *error)
+bool run_hold(struct run *run)
 {
 	bool hold = run->session && !vm_is_held(run->vm);
-	int err;
 
 	if (hold)
 		session_hold(run->session);
-	err = vm_fork_point(run->vm, extra, point, error);
+	return hold;
+}
+
+void run_renew(struct run *run)
+{
+	loop_call(run->loop, renew, run);
+}
+
+static int fork_point(struct run *run, const struct snapshot_extra *extra,
+		      struct vm_fork_point *point, char *error)
+{
+	bool hold = run_hold(run);
+	int err = vm_fork_point(run->vm, extra, point, error);
+
 	if (hold)
-		loop_call(run->loop, renew, run);
+		run_renew(run);
 	return err;
 }
 

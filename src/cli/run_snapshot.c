@@ -124,6 +124,7 @@ int run_snapshot(void *ctx, struct control_call *call)
 	struct snapshot_report report;
 	char error[SNAPSHOT_ERROR_MAX];
 	json_t *description;
+	bool hold;
 	int err;
 
 	if (!path || *path != '/') {
@@ -137,7 +138,10 @@ int run_snapshot(void *ctx, struct control_call *call)
 		return -EILSEQ;
 	}
 	extra.run = description;
+	hold = run_hold(run);
 	err = vm_snapshot(run->vm, &options, &extra, &report, error);
+	if (hold)
+		run_renew(run);
 	json_decref(description);
 	if (err) {
 		snprintf(call->error, sizeof(call->error), "%s", error);
