@@ -243,6 +243,7 @@ static int build(struct run *run)
 			.cmdline = o->append,
 		},
 		.engine = o->engine,
+		.fallback = strcmp(o->engine_name, "auto") == 0 ? engine_find("translate") : NULL,
 		.cpu_model = o->cpu_model,
 		.halt_poll_us = o->halt_poll_us,
 		/* A session does not outlive the system it runs in. */
@@ -299,7 +300,8 @@ static void say_what_runs(const struct run *run)
 		return;
 	if (o->command)
 		leave = "Ctrl-C interrupts the command";
-	fprintf(stderr, "insula: engine %s (%s%s%s), %llu MiB, %u cpu%s; %s%s", o->engine->name,
+	fprintf(stderr, "insula: engine %s (%s%s%s), %llu MiB, %u cpu%s; %s%s",
+		vm_engine(run->vm)->name,
 		strcmp(o->engine_name, "auto") == 0 ? "the best that works here" : "as asked",
 		*run->no_kvm ? ": " : "", run->no_kvm,
 		(unsigned long long)(ram_size(vm_board(run->vm)->ram) >> 20), cpus,

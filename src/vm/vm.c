@@ -202,6 +202,10 @@ struct vm *vm_new(const struct vm_options *options, char *error)
 	}
 	rc = vm_limit_model(options->engine, (struct cpu_model *)vm->model, options->restore,
 			    error);
+	if (rc == -ENOTSUP && options->restore && options->fallback) {
+		vm->options.engine = options->fallback;
+		rc = 0;
+	}
 	if (rc < 0)
 		goto fail;
 	rc = vcpus_new(vm);

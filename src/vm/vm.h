@@ -31,6 +31,9 @@ struct vm_options {
 	struct board_options board; /* board.stop is the vm's own and ignored here */
 	struct boot_options boot; /* strings are borrowed for the VM's life: a reset loads again */
 	const struct engine *engine;
+	/* NULL, or what is taken if the guest to be restored uses features of its CPU that `engine`
+	 * does not have here. */
+	const struct engine *fallback;
 	const char *cpu_model; /* "x86-64-v2", "x86-64-v3", "host" */
 	unsigned halt_poll_us; /* a halted vcpu sleeps after this at the latest: cpu/halt.h */
 	bool no_reboot;        /* a reset ends the machine instead of starting it over */

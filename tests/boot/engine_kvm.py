@@ -126,3 +126,23 @@ def test_to_and_fro(host):
         host.run("kill", "n").expect(0)
     finally:
         forget()
+
+
+def test_of_another_cpu(host):
+    """A machine that began where more CPU features are: --engine kvm goes on with it or says what it lacks; auto
+    goes on with it in any case."""
+    try:
+        any_kvm(host, kernel(host, POWER_OFF)).expect(0)
+        first = host.start("run", "--kernel", kernel(host, say("go\r\n") + HALT_FOR_EVER), "--mem", "16M", "--name", "k",
+                           "--engine", "translate")
+        read_until(first.stdout.fileno(), b"go\r\n")
+        snapshot(host, "k", host.path("halted"), "--stop")
+        first.communicate(timeout=60)
+        r = host.run("restore", host.path("halted"), "--engine", "kvm", "-d", "--name", "there")
+        if r.status:
+            r.expect_refusal(1, "features of its CPU that this host's KVM lacks", "another engine")
+        host.run("restore", host.path("halted"), "-d", "--name", "any").expect(0)
+        engine = "translate" if r.status else "kvm"
+        expect(ps(host)["any"]["engine"] == engine, f"{ps(host)}")
+    finally:
+        forget()

@@ -31,7 +31,7 @@ static struct fake {
 	struct kvm_sregs2 sregs;
 	struct kvm_debugregs debug;
 	struct kvm_vcpu_events events;
-	struct kvm_xsave xsave;
+	uint32_t xsave[1024];
 	struct kvm_xcrs xcrs;
 	uint64_t msr[32];
 	uint32_t msr_index[32];
@@ -89,7 +89,7 @@ static void all_supported(struct kvm_leaves *leaves)
 		      { 7, 1, 1 },          { 0xd, 0, 1 },        { 0xd, 1, 1 },
 		      { 0x80000001, 0, 0 }, { 0x80000008, 0, 0 }, { 0x80000021, 0, 0 } };
 
-	leaves->head.nent = 9;
+	leaves->count = 9;
 	for (unsigned n = 0; n < 9; n++)
 		leaves->entry[n] = (struct kvm_cpuid_entry2){ .function = known[n].leaf,
 							      .index = known[n].index,
@@ -517,11 +517,11 @@ static void hostile_xsave(void **state)
 	begin(&f, 1);
 	memset(f.v->arch.xsave, 0xff, sizeof(f.v->arch.xsave));
 	assert_int_equal(kvm_state_in(f.v), 0);
-	header = (const uint64_t *)((const uint8_t *)&fake.xsave + 512);
+	header = (const uint64_t *)((const uint8_t *)fake.xsave + 512);
 	assert_int_equal(header[0], 3);
 	for (unsigned n = 1; n < 8; n++)
 		assert_int_equal(header[n], 0);
-	assert_int_equal(fake.xsave.region[6] >> 16, 0);
+	assert_int_equal(fake.xsave[6] >> 16, 0);
 	end(&f);
 }
 
@@ -545,7 +545,7 @@ static void the_tsc_is_the_machines(void **state)
 
 static const struct kvm_cpuid_entry2 *leaf(uint32_t function, uint32_t index)
 {
-	for (uint32_t n = 0; n < fake.cpuid.head.nent; n++)
+	for (uint32_t n = 0; n < fake.cpuid.count; n++)
 		if (fake.cpuid.entry[n].function == function && fake.cpuid.entry[n].index == index)
 			return &fake.cpuid.entry[n];
 	return NULL;
@@ -557,7 +557,7 @@ static void cpuid_is_the_models(void **state)
 	struct cpuid_regs r;
 
 	begin(&f, 4);
-	for (uint32_t n = 0; n < fake.cpuid.head.nent; n++) {
+	for (uint32_t n = 0; n < fake.cpuid.count; n++) {
 		const struct kvm_cpuid_entry2 *e = &fake.cpuid.entry[n];
 
 		vcpu_cpuid(f.v, e->function, e->index, &r);

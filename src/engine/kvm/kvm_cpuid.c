@@ -76,7 +76,7 @@ static uint32_t *reg_of(struct kvm_cpuid_entry2 *e, enum reg reg)
 static const struct kvm_cpuid_entry2 *find(const struct kvm_leaves *leaves, uint32_t leaf,
 					   uint32_t subleaf)
 {
-	for (uint32_t n = 0; n < leaves->head.nent; n++) {
+	for (uint32_t n = 0; n < leaves->count; n++) {
 		const struct kvm_cpuid_entry2 *e = &leaves->entry[n];
 
 		if (e->function == leaf && (!(e->flags & INDEXED) || e->index == subleaf))
@@ -96,11 +96,11 @@ static uint32_t supported_word(const struct kvm_leaves *supported, uint32_t leaf
 int kvm_supported_leaves(const struct kvm_calls *calls, int dev, struct kvm_leaves *leaves)
 {
 	memset(leaves, 0, sizeof(*leaves));
-	leaves->head.nent = KVM_LEAVES_MAX;
+	leaves->count = KVM_LEAVES_MAX;
 	if (calls->ioctl(dev, KVM_GET_SUPPORTED_CPUID, (uintptr_t)leaves) < 0)
 		return -errno;
-	if (leaves->head.nent > KVM_LEAVES_MAX)
-		leaves->head.nent = KVM_LEAVES_MAX;
+	if (leaves->count > KVM_LEAVES_MAX)
+		leaves->count = KVM_LEAVES_MAX;
 	return 0;
 }
 
@@ -110,10 +110,10 @@ static void add(struct vcpu *v, struct kvm_leaves *out, uint32_t leaf, uint32_t 
 	struct kvm_cpuid_entry2 *e;
 	struct cpuid_regs r;
 
-	if (out->head.nent == KVM_LEAVES_MAX)
+	if (out->count == KVM_LEAVES_MAX)
 		return;
 	vcpu_cpuid(v, leaf, subleaf, &r);
-	e = &out->entry[out->head.nent++];
+	e = &out->entry[out->count++];
 	*e = (struct kvm_cpuid_entry2){ .function = leaf,
 					.index = subleaf,
 					.flags = flags,
@@ -151,7 +151,7 @@ void kvm_cpuid_compose(struct vcpu *v, const struct kvm_leaves *supported, struc
 		add(v, out, 0x40000010, 0, 0);
 	}
 	add_range(v, out, 0x80000000);
-	for (uint32_t i = 0; i < out->head.nent; i++) {
+	for (uint32_t i = 0; i < out->count; i++) {
 		struct kvm_cpuid_entry2 *e = &out->entry[i];
 
 		for (size_t n = 0; n < sizeof(masked) / sizeof(masked[0]); n++)

@@ -3,6 +3,7 @@
 #define INSULA_ENGINE_KVM_KVM_PRIV_H
 
 #include <linux/kvm.h>
+#include <stddef.h>
 
 #include "cpu/model.h"
 #include "cpu/vcpu.h"
@@ -13,11 +14,18 @@
 #define KVM_EXITS      48  /* exit reasons that are counted */
 #define KVM_LEAVES_MAX 100 /* CPUID leaves and subleaves, the host's or the model's */
 
-/* struct kvm_cpuid2 with room for its entries. */
+/* Laid out as struct kvm_cpuid2 and struct kvm_msrs, which have no room for their entries. */
 struct kvm_leaves {
-	struct kvm_cpuid2 head;
+	uint32_t count, padding;
 	struct kvm_cpuid_entry2 entry[KVM_LEAVES_MAX];
 };
+_Static_assert(offsetof(struct kvm_leaves, entry) == sizeof(struct kvm_cpuid2), "kernel ABI");
+
+struct kvm_one_msr {
+	uint32_t count, padding;
+	struct kvm_msr_entry entry;
+};
+_Static_assert(offsetof(struct kvm_one_msr, entry) == sizeof(struct kvm_msrs), "kernel ABI");
 
 /* One VM of the kernel's, shared by its vcpus; constant once it is open. */
 struct kvm_vm {

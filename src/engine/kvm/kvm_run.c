@@ -141,11 +141,9 @@ static void msr(struct vcpu *v, struct kvm_run *run)
 		(void)kvm_state_set_tsc(v);
 	if (v->arch.lapic.base_msr != base) {
 		/* CPUID says whether there is a local APIC. */
-		struct {
-			struct kvm_msrs head;
-			struct kvm_msr_entry entry;
-		} one = { .head = { .nmsrs = 1 },
-			  .entry = { .index = MSR_APIC_BASE, .data = v->arch.lapic.base_msr } };
+		struct kvm_one_msr one = { .count = 1,
+					   .entry = { .index = MSR_APIC_BASE,
+						      .data = v->arch.lapic.base_msr } };
 
 		if (kvm_call(k, KVM_SET_MSRS, &one) != 1)
 			kvm_vcpu_fail(v, "move the local APIC", errno);

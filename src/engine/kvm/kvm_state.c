@@ -47,9 +47,10 @@ static const struct {
 #define MSRS (sizeof(msrs) / sizeof(msrs[0]))
 
 struct msr_block {
-	struct kvm_msrs head;
+	uint32_t count, padding;
 	struct kvm_msr_entry entry[MSRS];
 };
+_Static_assert(offsetof(struct msr_block, entry) == sizeof(struct kvm_msrs), "kernel ABI");
 
 bool kvm_state_holds_msr(uint32_t index)
 {
@@ -79,7 +80,7 @@ static int move_msrs(struct vcpu *v, unsigned long request)
 	if (request == KVM_SET_MSRS && !v->arch.msr.debugctl && !k->debugctl)
 		end--;
 	while (from < end) {
-		struct msr_block block = { .head = { .nmsrs = (uint32_t)(end - from) } };
+		struct msr_block block = { .count = (uint32_t)(end - from) };
 		int done;
 
 		for (size_t n = from; n < end; n++)
@@ -410,10 +411,7 @@ int kvm_state_set_tsc(struct vcpu *v)
 	struct kvm_device_attr attr = { .group = KVM_VCPU_TSC_CTRL,
 					.attr = KVM_VCPU_TSC_OFFSET,
 					.addr = (uintptr_t)&offset };
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} one = { .head = { .nmsrs = 1 }, .entry = { .index = MSR_TSC } };
+	struct kvm_one_msr one = { .count = 1, .entry = { .index = MSR_TSC } };
 
 	vcpu_tsc_sync(v);
 	k->tsc_offset = v->arch.msr.tsc_offset;
