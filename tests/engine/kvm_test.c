@@ -693,6 +693,7 @@ static int run_accesses(struct kvm_run *run)
 
 static void accesses_reach_the_buses(void **state)
 {
+	struct engine_stats stats;
 	struct fixture f;
 
 	begin(&f, 1);
@@ -710,6 +711,9 @@ static void accesses_reach_the_buses(void **state)
 	assert_int_equal(device.value[4], 0x0b0a);
 	assert_int_equal(device.addr[5], 0xfff);
 	assert_int_equal(device.value[5], 0x0c);
+	engine_kvm.stats(f.v, &stats);
+	assert_int_equal(stats.exits_slow, 5);
+	assert_int_equal(stats.exits_events, 0);
 	end(&f);
 }
 

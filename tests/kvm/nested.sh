@@ -51,20 +51,19 @@ if part switch; then
 	insula snapshot b /tmp/snap
 	wait $!
 	same "up done 60" "$(echo $(cat /tmp/out))"
-	name=restore-kvm
-	same "done 60" "$(insula restore /tmp/snap --engine kvm 2>/tmp/err | tr -d '\r')"
-	name=restore-translate
-	same "done 60" "$(insula restore /tmp/snap --engine translate 2>/tmp/err | tr -d '\r')"
-
 	# To the host outside, where it goes on under translate, and back.
-	name=carried-back
 	size=$(wc -c </tmp/snap)
 	cat /tmp/snap >/dev/vda
 	sync
-	rm /tmp/snap
 	echo "SNAPSHOT $size"
+	name=restore-kvm
+	same "done 60" "$(insula restore /tmp/snap --engine kvm 2>/tmp/err | tr -d '\r')"
+	name=carried-back
 	read size
 	head -c "$size" /dev/vdb >/tmp/back
 	same "done 60" "$(insula restore /tmp/back --engine kvm 2>/tmp/err | tr -d '\r')"
+	rm /tmp/back
+	name=restore-translate
+	same "done 60" "$(insula restore /tmp/snap --engine translate 2>/tmp/err | tr -d '\r')"
 fi
 cat /tmp/err

@@ -112,6 +112,27 @@ static void kick(struct vcpu *v)
 	(void)v;
 }
 
+/* An exit is a return to the dispatcher: for an access that is ours, or for an event. */
+static void stats(struct vcpu *v, struct engine_stats *stats)
+{
+	const struct kvm_vcpu *k = v->engine_priv;
+
+	*stats = (struct engine_stats){ 0 };
+	for (unsigned reason = 0; reason < KVM_EXITS; reason++) {
+		switch (reason) {
+		case KVM_EXIT_IO:
+		case KVM_EXIT_MMIO:
+		case KVM_EXIT_X86_RDMSR:
+		case KVM_EXIT_X86_WRMSR:
+			stats->exits_slow += k->exits[reason];
+			break;
+		default:
+			stats->exits_events += k->exits[reason];
+			break;
+		}
+	}
+}
+
 const struct engine engine_kvm = {
 	.name = "kvm",
 	.check = check,
@@ -124,4 +145,5 @@ const struct engine engine_kvm = {
 	.run = kvm_run_guest,
 	.leave = leave,
 	.kick = kick,
+	.stats = stats,
 };
