@@ -236,6 +236,21 @@ void page_drop_code(struct ram *ram, struct page_listener *self, gfn_t gfn)
 		drop_holder(ram, index, self->holder);
 }
 
+void page_trim_code(struct ram *ram, struct page_listener *self, gfn_t gfn, uint64_t granules)
+{
+	uint64_t index = page_index(ram, gfn);
+	struct spin *spin;
+
+	if (index == RAM_NOWHERE || self->holder == HOLDER_SHARED ||
+	    atomic_load(&ram->holders[index]) != self->holder)
+		return;
+	spin = lock_page(ram, index);
+	/* Others' granules are not told from ours; alone we know. */
+	if (atomic_load(&ram->holders[index]) == self->holder)
+		atomic_store(&ram->granules[index], granules);
+	spin_unlock(spin);
+}
+
 /* The granules that [offset, offset+len) of one page touches; len is not 0. */
 static uint64_t granules_of(unsigned offset, unsigned len)
 {
@@ -268,16 +283,19 @@ static uint64_t next_blocked(const struct ram *ram, uint64_t index, uint64_t end
 	return index;
 }
 
-/* Tells the holders of code in the range of one page: all, or only `only`. */
+/* Tells the holders of code in the range of one page: all but self, or only `only`. */
 static void tell(struct ram *ram, struct page_listener *only, struct page_listener *self,
 		 uint64_t index, gpa_t gpa, unsigned len)
 {
 	unsigned offset = (unsigned)(gpa % PAGE_SIZE);
 	uint64_t holders;
 
-	if (!(atomic_load(&ram->granules[index]) & granules_of(offset, len)))
-		return;
 	holders = atomic_load(&ram->holders[index]);
+	if (!(atomic_load(&ram->granules[index]) & granules_of(offset, len))) {
+		if (only && (holders & only->holder) && only->code_beside)
+			only->code_beside(only, gpa >> PAGE_SHIFT);
+		return;
+	}
 	if (only) {
 		if (holders & only->holder)
 			only->code_changed(only, self, gpa >> PAGE_SHIFT, offset, len);
@@ -285,7 +303,7 @@ static void tell(struct ram *ram, struct page_listener *only, struct page_listen
 	}
 	listeners_read_lock(ram);
 	for (struct page_listener *l = ram->listeners; l; l = l->next)
-		if (holders & l->holder)
+		if (l != self && (holders & l->holder))
 			l->code_changed(l, self, gpa >> PAGE_SHIFT, offset, len);
 	listeners_read_unlock(ram);
 }

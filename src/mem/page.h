@@ -32,11 +32,16 @@ struct page_listener {
 	 * changed (DMA). `self` is the listener on whose behalf the store is made,
 	 * NULL for a device. Called on the writer's thread; the owner of another
 	 * thread's cache queues the news and kicks. Must not block; of this file's
-	 * functions it may call page_drop_code and page_reasons. Only listeners
+	 * functions it may call page_drop_code, page_trim_code and page_reasons. Only listeners
 	 * that hold code on the page hear it.
 	 */
 	void (*code_changed)(struct page_listener *listener, struct page_listener *self, gfn_t gfn, unsigned offset,
 			     unsigned len);
+	/*
+	 * `listener` is about to store to a page that it has code on, but to no
+	 * granule with code. As code_changed; NULL: it need not know.
+	 */
+	void (*code_beside)(struct page_listener *listener, gfn_t gfn);
 	/*
 	 * The write grant for the page is withdrawn: drop TLB write entries, then
 	 * call page_write_dropped(). Called on the thread that adds the reason, and
@@ -82,6 +87,8 @@ void page_write_dropped_all(struct ram *ram, struct page_listener *self);
  */
 bool page_add_code(struct ram *ram, struct page_listener *self, gfn_t gfn, uint64_t granules)
 	__attribute__((warn_unused_result));
+/* Of the listener's code on the page only these granules are left. */
+void page_trim_code(struct ram *ram, struct page_listener *self, gfn_t gfn, uint64_t granules);
 /* The listener has no decoded code on the page any more. When no listener has, CODE falls and stores are plain again. */
 void page_drop_code(struct ram *ram, struct page_listener *self, gfn_t gfn);
 
@@ -90,7 +97,7 @@ void page_drop_code(struct ram *ram, struct page_listener *self, gfn_t gfn);
  * Begin: 0, -EROFS if a page is ROM, -EFAULT if one is not RAM (the store is
  * dropped and End not called). Listeners with code in the range hear
  * code_changed before the store from Begin for their own vcpu, and after it
- * from End for all. Both are cheap when no granule is touched.
+ * from End for all others. Both are cheap when no granule is touched.
  */
 int page_write_begin(struct ram *ram, struct page_listener *self, gpa_t gpa, size_t len);
 void page_write_end(struct ram *ram, struct page_listener *self, gpa_t gpa, size_t len);

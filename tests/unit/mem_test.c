@@ -21,7 +21,7 @@
 
 struct hearer {
 	struct page_listener listener;
-	int changed, revoked;
+	int changed, revoked, beside;
 	struct page_listener *self;
 	gfn_t gfn;
 	unsigned offset, len;
@@ -51,9 +51,18 @@ static void hear_revoke(struct page_listener *listener, struct page_listener *se
 	h->gfn = gfn;
 }
 
-#define HEARER                                                                          \
-	{                                                                               \
-		.listener = {.code_changed = hear_change, .revoke_write = hear_revoke } \
+static void hear_beside(struct page_listener *listener, gfn_t gfn)
+{
+	((struct hearer *)listener)->beside++;
+}
+
+#define HEARER                                       \
+	{                                            \
+		.listener = {                        \
+			.code_changed = hear_change, \
+			.code_beside = hear_beside,  \
+			.revoke_write = hear_revoke  \
+		}                                    \
 	}
 
 static void bytes(void **state)
@@ -310,27 +319,28 @@ static void stores_to_code_are_told(void **state)
 	page_write_end(ram, &a.listener, 5 * 4096 + 120, 8);
 	assert_int_equal(dma_write(ram, 5 * 4096 + 192, buffer, 3000), 0);
 	assert_int_equal(a.changed, 0);
+	assert_int_equal(a.beside, 1);
 
-	/* One byte reaches in. Own store: before and after; others only hear what they hold. */
+	/* One byte reaches in. Own store: before only; others only hear what they hold. */
 	assert_int_equal(page_write_begin(ram, &a.listener, 5 * 4096 + 127, 2), 0);
 	assert_int_equal(a.changed, 1);
 	assert_ptr_equal(a.self, &a.listener);
 	page_write_end(ram, &a.listener, 5 * 4096 + 127, 2);
-	assert_int_equal(a.changed, 2);
+	assert_int_equal(a.changed, 1);
 	assert_int_equal(a.offset, 127);
 	assert_int_equal(a.len, 2);
 	assert_int_equal(b.changed, 0);
 
 	/* Another listener's store: only after. */
 	assert_int_equal(page_write_begin(ram, &b.listener, 5 * 4096 + 130, 4), 0);
-	assert_int_equal(a.changed, 2);
+	assert_int_equal(a.changed, 1);
 	page_write_end(ram, &b.listener, 5 * 4096 + 130, 4);
-	assert_int_equal(a.changed, 3);
+	assert_int_equal(a.changed, 2);
 	assert_ptr_equal(a.self, &b.listener);
 
 	/* DMA over three pages: the part in this page. */
 	assert_int_equal(dma_write(ram, 4 * 4096 + 10, buffer, sizeof(buffer) - 100), 0);
-	assert_int_equal(a.changed, 4);
+	assert_int_equal(a.changed, 3);
 	assert_null(a.self);
 	assert_int_equal(a.gfn, 5);
 	assert_int_equal(a.offset, 0);
@@ -340,19 +350,32 @@ static void stores_to_code_are_told(void **state)
 	assert_int_equal(dma_in_flight(ram), 1);
 	assert_ptr_equal(mapping.iov.iov_base, (uint8_t *)ram_page(ram, 5 * 4096) + 100);
 	dma_unmap(ram, &mapping, 512);
-	assert_int_equal(a.changed, 5);
+	assert_int_equal(a.changed, 4);
 	assert_int_equal(dma_in_flight(ram), 0);
 	assert_int_equal(dma_map(ram, 5 * 4096, 4096, DMA_TO_GUEST, &mapping), 0);
 	dma_unmap(ram, &mapping, 0);
-	assert_int_equal(a.changed, 5);
+	assert_int_equal(a.changed, 4);
 
 	/* Dropped from inside the callback. */
 	a.ram = ram;
 	assert_int_equal(dma_store16(ram, 5 * 4096 + 128, 0x9090), 0);
-	assert_int_equal(a.changed, 6);
+	assert_int_equal(a.changed, 5);
 	assert_int_equal(page_reasons(ram, 5), 0);
 	assert_int_equal(dma_store16(ram, 5 * 4096 + 128, 0x9090), 0);
+	assert_int_equal(a.changed, 5);
+
+	/* What is no longer code is told to nobody, but only its one holder can say so. */
+	a.ram = NULL;
+	assert_true(page_add_code(ram, &a.listener, 7, 3));
+	page_trim_code(ram, &a.listener, 7, 2);
+	assert_int_equal(dma_store16(ram, 7 * 4096, 0x9090), 0);
+	assert_int_equal(a.changed, 5);
+	assert_int_equal(dma_store16(ram, 7 * 4096 + 64, 0x9090), 0);
 	assert_int_equal(a.changed, 6);
+	assert_true(page_add_code(ram, &b.listener, 7, 1));
+	page_trim_code(ram, &a.listener, 7, 2);
+	assert_int_equal(dma_store16(ram, 7 * 4096, 0x9090), 0);
+	assert_int_equal(b.changed, 1);
 
 	/* What a removed listener held is plain again. */
 	assert_true(page_add_code(ram, &b.listener, 9, ~0ull));

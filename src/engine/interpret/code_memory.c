@@ -74,12 +74,10 @@ int code_memory_open(struct code_memory *m, size_t bytes, const char **error)
 	return -EPERM;
 }
 
-#define SETTLE ((size_t)128 << 10)
-
 void code_memory_settle(struct code_memory *m, size_t from, size_t to)
 {
-	from &= ~(SETTLE - 1);
-	to &= ~(SETTLE - 1);
+	from &= ~(CODE_MEMORY_SETTLE - 1);
+	to &= ~(CODE_MEMORY_SETTLE - 1);
 	if (from < to)
 		madvise(m->rw + from, to - from, MADV_DONTNEED);
 }

@@ -5,6 +5,7 @@
 #ifndef INSULA_ENGINE_INTERPRET_CODE_MEMORY_H
 #define INSULA_ENGINE_INTERPRET_CODE_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,5 +29,11 @@ void code_memory_close(struct code_memory *memory);
  * still be written to, at the price of a page fault.
  */
 void code_memory_settle(struct code_memory *m, size_t from, size_t to);
+/* Would it do anything? It calls out of these rooms. */
+#define CODE_MEMORY_SETTLE ((size_t)128 << 10)
+static inline bool code_memory_settles(size_t from, size_t to)
+{
+	return from / CODE_MEMORY_SETTLE != to / CODE_MEMORY_SETTLE;
+}
 
 #endif

@@ -1,10 +1,11 @@
 /*
  * The decoder: one pass lowers instructions to records, one pass backwards
- * finds dead flags. Called by the dispatcher on a trace-cache miss, parked.
+ * finds dead flags. Called by the dispatcher on a trace-cache miss.
  * Invariant: what it emits depends only on the bytes, the mode word and the
  * CPU model, never on register contents.
  */
 #include "engine/interpret/decode_priv.h"
+#include "cpu/fpstate.h"
 
 enum { DECODER_LONG, DECODER_COMPAT_32, DECODER_COMPAT_16, DECODER_LEGACY_32, DECODER_LEGACY_16 };
 
@@ -100,6 +101,39 @@ static void drop_dead_flags(struct insn *insns, struct note *notes, unsigned cou
 	}
 }
 
+/* Anything in memory, the stack included; whatever is rare counts as if it did. */
+static bool may_store(const struct lowering *l)
+{
+	if (l->out->handler == insn_sysop_light)
+		return true;
+	for (unsigned n = 0; n < l->zi->operand_count; n++)
+		if (is_mem(&l->op[n]) && (l->op[n].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			return true;
+	return false;
+}
+
+/* The instruction at `bytes` in l->zi and l->op, which are zi and ops or a memo's. */
+static ZyanStatus decode_one(struct lowering *l, ZydisDecoder *zydis, const uint8_t *bytes,
+			     unsigned room, ZydisDecodedInstruction *zi, ZydisDecodedOperand *ops)
+{
+	uint64_t key = l->code64 ? memo_key(bytes, room) : 0;
+	struct memo *memo = key ? memo_slot(l->d->memos, key) : NULL;
+	ZyanStatus status;
+
+	if (memo && memo_use(memo, key, bytes, room)) {
+		l->zi = &memo->zi;
+		l->op = memo->ops;
+		return ZYAN_STATUS_SUCCESS;
+	}
+	vcpu_fp_park(l->v);
+	status = ZydisDecoderDecodeFull(zydis, bytes, room, zi, ops);
+	if (memo && ZYAN_SUCCESS(status))
+		memo_learn(memo, key, bytes, zi, ops);
+	l->zi = zi;
+	l->op = ops;
+	return status;
+}
+
 enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip,
 				const uint8_t *bytes, unsigned avail, unsigned most)
 {
@@ -108,27 +142,26 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 	struct note notes[TRACE_MAX_INSNS];
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-	struct lowering l = { .d = d,
-			      .v = v,
-			      .mode = mode,
-			      .code64 = mode & MODE_CODE64,
-			      .rip = rip,
-			      .zi = &zi,
-			      .op = ops };
+	struct lowering l = {
+		.d = d, .v = v, .mode = mode, .code64 = mode & MODE_CODE64, .rip = rip
+	};
 	ZydisDecoder *zydis = decoder_for(d, mode);
 	uint64_t limit = l.code64 ? ~0ull : v->arch.seg[SEG_CS].limit;
 	unsigned done = 0, count = 0;
-	bool ends = false;
+	bool ends = false, stored = false;
 	struct insn *end;
 
-	while (count < most && !ends) {
+	while (count < most && !ends && !stored) {
 		unsigned room = avail - done < 15 ? avail - done : 15;
 		struct insn *out = &t->insns[count];
+		unsigned length = 1;
 		ZyanStatus status;
 
 		if (!room)
 			break;
-		status = ZydisDecoderDecodeFull(zydis, bytes + done, room, &zi, ops);
+		status = decode_one(&l, zydis, bytes + done, room, &zi, ops);
+		if (ZYAN_SUCCESS(status))
+			length = l.zi->length;
 		if (status == ZYDIS_STATUS_NO_MORE_DATA && room < 15) {
 			if (!count)
 				return DECODE_CROSSES;
@@ -140,29 +173,27 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 		};
 		l.out = out;
 		l.note = &notes[count];
+		out->len = (uint8_t)length;
 		l.bytes = bytes + done;
 		l.fast = false;
 		if (!ZYAN_SUCCESS(status)) {
 			bool too_long = status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ||
 					status == ZYDIS_STATUS_NO_MORE_DATA;
 
-			out->len = 1;
 			lower_fault(&l, too_long ? VEC_GP : VEC_UD, too_long);
-			zi.length = 1;
-		} else if (!l.code64 && ((rip + done) & 0xffffffffu) + zi.length - 1 > limit) {
-			out->len = zi.length;
+		} else if (!l.code64 && ((rip + done) & 0xffffffffu) + length - 1 > limit) {
 			lower_fault(&l, VEC_GP, true);
 		} else {
-			out->len = zi.length;
 			lower(&l);
 			if (l.full)
 				return DECODE_FULL;
+			stored = d->checked && may_store(&l);
 			if (out->handler == insn_nop && most > 1 && count) {
 				/*
 				 * No record: what follows has its own offset. Not so the first one:
 				 * a killed trace must leave at its first byte.
 				 */
-				done += zi.length;
+				done += length;
 				continue;
 			}
 			if (count && most > 1 &&
@@ -170,11 +201,11 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 				notes[count - 1].exits = true;
 				notes[count - 1].fusible = false;
 				notes[count - 1].dead = NULL;
-				done += zi.length;
+				done += length;
 				continue;
 			}
 		}
-		done += zi.length;
+		done += length;
 		count++;
 		ends = l.note->ends;
 	}
@@ -195,7 +226,7 @@ enum decode_status decode_trace(struct decoder *d, struct trace *t, uint64_t rip
 	} else {
 		/* Behind a page's last whole instruction comes one that crosses: its trace is never
 		 * linked. */
-		bool near = same_page(&l, rip + done) && count == most;
+		bool near = same_page(&l, rip + done) && (count == most || stored);
 
 		end->handler = end_handler(near, l.code64);
 		if (near)

@@ -5,6 +5,7 @@
 #ifndef INSULA_ENGINE_INTERPRET_DECODE_H
 #define INSULA_ENGINE_INTERPRET_DECODE_H
 
+#include "engine/interpret/decode_memo.h"
 #include "engine/interpret/trace.h"
 #include <Zydis/Zydis.h>
 
@@ -16,6 +17,8 @@ struct decoder {
 	struct native_code *native;
 	ZydisDecoder zydis[5];                        /* by machine mode */
 	struct trace_hint hints[TRACE_MAX_INSNS + 1]; /* of the trace decoded last */
+	struct memo memos[1 << MEMO_BITS];
+	bool checked; /* the trace is to end behind an instruction that may store */
 };
 
 enum decode_status {
@@ -30,7 +33,7 @@ void decoder_init(struct decoder *d, struct vcpu *v, struct trace_cache *cache,
 /*
  * Fills trace->insns, count and bytes from `bytes` (`avail` of them, at most
  * up to the page's end), which lie at instruction pointer rip in the mode of
- * v->soft.mode. most: at most that many instructions. The vcpu is parked.
+ * v->soft.mode. most: at most that many instructions. Parks the vcpu if need be.
  */
 enum decode_status decode_trace(struct decoder *d, struct trace *trace, uint64_t rip,
 				const uint8_t *bytes, unsigned avail, unsigned most);

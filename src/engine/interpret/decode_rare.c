@@ -3,6 +3,7 @@
  * (sysop.h), native vector code (vector.h), or #UD.
  */
 #include "engine/interpret/decode_priv.h"
+#include "cpu/fpstate.h"
 #include "base/bytes.h"
 #include "engine/interpret/vector.h"
 
@@ -101,6 +102,7 @@ void lower_rare(struct lowering *l)
 	}
 	if (m)
 		set_address(l, m);
+	vcpu_fp_park(l->v); /* it makes code */
 	if (vector_decode(l->v, l->d->native, l->zi, l->op, l->bytes, l->fast, l->out, &space)) {
 		l->full = !space;
 		if (l->out->handler == (insn_handler *)(uintptr_t)l->out->code &&

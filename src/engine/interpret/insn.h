@@ -54,13 +54,14 @@ _Static_assert(sizeof(struct insn) == 32, "two records a cache line");
 
 /* How a trace returned to the dispatcher (v->soft.exit). arch.rip is then exact again. */
 enum trace_exit {
-	TRACE_NEXT,   /* look up arch.rip and go on */
-	TRACE_FAULT,  /* v->fault is to be delivered */
-	TRACE_STALE,  /* as NEXT, but what the jump cache says of rip is out of date */
-	TRACE_LINK,   /* as NEXT, and soft.link_from may point its link there */
-	TRACE_EVENTS, /* mode or interrupt state may have changed: look at everything */
-	TRACE_SLOW,   /* translated code: the instruction at rip is for the interpreter */
-	TRACE_HOT,    /* soft.hot is to be translated */
+	TRACE_NEXT,     /* look up arch.rip and go on */
+	TRACE_FAULT,    /* v->fault is to be delivered */
+	TRACE_STALE,    /* as NEXT, but what the jump cache says of rip is out of date */
+	TRACE_LINK,     /* as NEXT, and soft.link_from may point its link there */
+	TRACE_EVENTS,   /* mode or interrupt state may have changed: look at everything */
+	TRACE_SLOW,     /* translated code: the instruction at rip is for the interpreter */
+	TRACE_HOT,      /* soft.hot is to be translated */
+	TRACE_OUTDATED, /* as STALE: a checked trace's bytes have changed */
 	TRACE_EXITS,
 };
 
@@ -70,6 +71,8 @@ extern const char insn_exit[];
 void trace_run(struct vcpu *v, const void *code);
 /* Behind a trace's count-down: leaves with TRACE_HOT. first: its first record. */
 const void *insn_hot(struct vcpu *v, const struct insn *first);
+/* Behind a checked trace's comparison: leaves with TRACE_OUTDATED. */
+const void *insn_changed(struct vcpu *v);
 /* What every record of a killed trace does instead: leave with the exact rip. */
 const void *insn_stale(struct vcpu *v, const struct insn *i);
 

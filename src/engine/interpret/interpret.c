@@ -33,6 +33,7 @@ struct interpret {
 	struct tier *tier;
 	uint64_t exits[TRACE_EXITS], slow_faults, refused, postponed;
 	struct trace *step; /* scratch for code that cannot be cached */
+	bool fresh;         /* the last trace_at() decoded */
 	bool window; /* an interrupt waits for IF: look at events after every instruction that may
 			raise it */
 };
@@ -122,12 +123,14 @@ static void fetch_from_bus(struct vcpu *v, gpa_t gpa, uint8_t *bytes, unsigned l
 {
 	unsigned n;
 
+	vcpu_fp_park(v);
 	for (n = 0; n < len; n++)
 		bytes[n] = (uint8_t)bus_read(v->mmio, gpa + n, 1);
 }
 
-static void flush(struct interpret *in)
+static void flush(struct vcpu *v, struct interpret *in)
 {
+	vcpu_fp_park(v);
 	trace_cache_flush(&in->cache);
 	native_code_reset(in->native);
 	if (in->tier)
@@ -141,38 +144,50 @@ static uint64_t linear_rip(const struct vcpu *v)
 	return (uint32_t)(v->arch.seg[SEG_CS].base + v->arch.rip);
 }
 
+/* How what is decoded is kept. */
+enum keep {
+	KEEP_WATCHED,
+	KEEP_CHECKED, /* stores to it are, or may be, unheard */
+	KEEP_NOT,     /* code in MMIO space: one instruction, as it is now */
+};
+
 /*
- * Decodes at rip. The result is cached unless the code is in MMIO space or, for
- * now, another vcpu may store to it unheard: then it is one instruction, as it
- * is in memory now. NULL: the fetch faulted, v->fault says how. The caller has parked.
+ * Decodes at rip and keeps the result if possible. old: the checked trace there
+ * that is out of date. NULL: the fetch faulted, v->fault says how.
  */
 static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la, gpa_t gpa,
-			       const uint8_t *host, unsigned most)
+			       const uint8_t *host, unsigned most, struct trace *old)
 {
 	uint8_t bytes[TRACE_MAX_BYTES + 32];
+	struct trace_cache *cache = &in->cache;
 	const uint8_t *host2 = NULL;
 	unsigned avail = (unsigned)(PAGE_SIZE - (la & ~PAGE_MASK));
-	bool keep = host;
-	struct trace *t;
+	enum keep keep = !host                               ? KEEP_NOT
+			 : old || trace_restless(cache, gpa) ? KEEP_CHECKED
+							     : KEEP_WATCHED;
 	enum decode_status status;
+	uint64_t epoch = 0;
+	struct trace *t;
 
+	in->fresh = true;
 	if (avail > TRACE_MAX_BYTES)
 		avail = TRACE_MAX_BYTES;
 	for (;;) {
 		gpa_t gpa2 = ~0ull;
-		bool plain = keep;
+		unsigned count = keep == KEEP_NOT ? 1 : most;
 
-		t = plain ? trace_begin(&in->cache) : in->step;
-		if (!t) {
-			flush(in);
-			continue;
+		cache->arena = keep == KEEP_CHECKED ? &cache->checks : &cache->plain;
+		in->decoder.checked = keep == KEEP_CHECKED;
+		t = keep == KEEP_NOT ? in->step : trace_begin(cache);
+		status = DECODE_FULL;
+		if (t) {
+			if (host)
+				bytes_copy(bytes, host, avail);
+			else
+				fetch_from_bus(v, gpa, bytes, avail < 15 ? avail : 15);
+			status = decode_trace(&in->decoder, t, v->arch.rip, bytes,
+					      host || avail < 15 ? avail : 15, count);
 		}
-		if (host)
-			bytes_copy(bytes, host, avail);
-		else
-			fetch_from_bus(v, gpa, bytes, avail < 15 ? avail : 15);
-		status = decode_trace(&in->decoder, t, v->arch.rip, bytes,
-				      host || avail < 15 ? avail : 15, keep ? most : 1);
 		if (status == DECODE_CROSSES) {
 			/* The rest of the instruction is on the next page, which may not be there.
 			 */
@@ -186,9 +201,13 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 				bytes_copy(bytes + avail, host2, 16);
 			else
 				fetch_from_bus(v, gpa2, bytes + avail, 15);
-			if (!host2 && plain) {
+			if (!host2 && keep != KEEP_NOT) {
 				t = in->step;
-				plain = false;
+				keep = KEEP_NOT;
+				cache->arena = &cache->plain;
+			} else if (keep == KEEP_WATCHED && trace_restless(cache, gpa2)) {
+				keep = KEEP_CHECKED;
+				continue;
 			}
 			status = decode_trace(&in->decoder, t, v->arch.rip, bytes, avail + 15, 1);
 			if (status == DECODE_CROSSES)
@@ -197,26 +216,45 @@ static struct trace *decode_at(struct vcpu *v, struct interpret *in, uint64_t la
 				t->insns[t->count].handler =
 					end_handler(false, v->soft.mode & MODE_CODE64);
 		}
-		if (status == DECODE_OK && !trace_emit(&in->cache, t, in->decoder.hints))
-			status = DECODE_FULL;
+		if (status == DECODE_OK) {
+			unsigned here = t->bytes < avail ? t->bytes : avail;
+			struct trace_check checks[2] = { { bytes, host, here },
+							 { bytes + here, host2, t->bytes - here } };
+
+			t->gpa = gpa;
+			t->gpa2 = gpa2 == ~0ull ? gpa2 : gpa2 & PAGE_MASK;
+			t->mode = v->soft.mode | (most == 1 ? MODE_STEP : 0);
+			if (keep == KEEP_CHECKED) {
+				t = trace_commit_checked(cache, t, old, in->decoder.hints, checks);
+				if (t)
+					return t;
+				status = DECODE_FULL;
+			} else if (!trace_emit(cache, t, in->decoder.hints, NULL)) {
+				status = DECODE_FULL;
+			}
+		}
 		if (status == DECODE_FULL) {
-			flush(in);
+			old = NULL;
+			/* The smaller pool first, if that was not in vain a moment ago. */
+			if (keep == KEEP_CHECKED && epoch != cache->epoch)
+				trace_cache_flush_checked(cache);
+			else
+				flush(v, in);
+			epoch = cache->epoch;
 			continue;
 		}
-		t->gpa = gpa;
-		t->gpa2 = gpa2 == ~0ull ? gpa2 : gpa2 & PAGE_MASK;
-		t->mode = v->soft.mode | (most == 1 ? MODE_STEP : 0);
-		t->heat = most == 1 || !plain || !(t->mode & MODE_CODE64) ? INT32_MAX
-									  : in->cache.heat - 1;
-		if (!plain) {
+		t->heat = most == 1 || keep == KEEP_NOT || !(t->mode & MODE_CODE64)
+				  ? INT32_MAX
+				  : cache->heat - 1;
+		if (keep == KEEP_NOT) {
 			t->dead = true; /* never found again */
 			return t;
 		}
-		switch (trace_commit(&in->cache, t, bytes, host, host2)) {
+		switch (trace_commit(cache, t, bytes, host, host2)) {
 		case TRACE_KEPT:
 			return t;
 		case TRACE_UNSETTLED:
-			keep = false;
+			keep = KEEP_CHECKED;
 			break;
 		case TRACE_CHANGED:
 			break;
@@ -229,9 +267,10 @@ static struct trace *trace_at(struct vcpu *v, struct interpret *in, unsigned mos
 {
 	uint64_t la = linear_rip(v);
 	const uint8_t *host, *host2;
-	struct trace *t;
+	struct trace *t, *old = NULL;
 	gpa_t gpa, gpa2;
 
+	in->fresh = false;
 	if (unlikely(!(v->soft.mode & MODE_CODE64) && v->arch.rip > v->arch.seg[SEG_CS].limit)) {
 		excp_gp(v, 0);
 		return NULL;
@@ -252,11 +291,27 @@ static struct trace *trace_at(struct vcpu *v, struct interpret *in, unsigned mos
 		if (!(v->soft.mode & MODE_CODE64) &&
 		    v->arch.rip + t->bytes - 1 > v->arch.seg[SEG_CS].limit)
 			usable = false;
+		if (t->checked && (!usable || v->soft.exit == TRACE_OUTDATED)) {
+			usable = false;
+			old = t;
+		}
 		if (likely(usable))
 			return t;
 	}
-	vcpu_fp_park(v);
-	return decode_at(v, in, la, gpa, host, most);
+	t = decode_at(v, in, la, gpa, host, most, old);
+	/* Others decode too. */
+	in->cache.arena = &in->cache.plain;
+	in->decoder.checked = false;
+	return t;
+}
+
+/* Where the trace that trace_at() gave is entered: one just decoded past its checks, since what
+ * was fetched is to be executed, even if others store there all the time. */
+static const void *way_in(const struct interpret *in, const struct trace *t)
+{
+	const uint8_t *code = trace_code(&in->cache, t);
+
+	return t->checked && in->fresh ? code + t->fresh : code;
 }
 
 static void deliver_fault(struct vcpu *v)
@@ -319,6 +374,7 @@ static void step(struct vcpu *v, struct interpret *in)
 		deliver_fault(v);
 		return;
 	}
+again:
 	t = trace_at(v, in, 1);
 	if (!t) {
 		deliver_fault(v);
@@ -330,8 +386,10 @@ static void step(struct vcpu *v, struct interpret *in)
 	v->arch.shadow = SHADOW_NONE;
 	vcpu_fp_load(v);
 	atomic_fetch_or_explicit(&v->req, REQ_SHADOW, memory_order_relaxed);
-	trace_run(v, trace_code(&in->cache, t));
+	trace_run(v, way_in(in, t));
 	atomic_fetch_and_explicit(&v->req, ~(uint32_t)REQ_SHADOW, memory_order_relaxed);
+	if (v->soft.exit == TRACE_OUTDATED)
+		goto again; /* nothing was executed; the next time it is fresh */
 	if (v->soft.exit == TRACE_FAULT) {
 		if (v->soft.mode & MODE_BREAK)
 			mmu_take_watch_hits(v);
@@ -358,7 +416,7 @@ static bool attend(struct vcpu *v, struct interpret *in, enum vcpu_exit *why)
 	if (req & REQ_CODE) {
 		atomic_fetch_and(&v->req, ~(uint32_t)REQ_CODE);
 		if (!trace_cache_hear(&in->cache))
-			flush(in);
+			flush(v, in);
 	}
 	if (req & REQ_FLUSH) {
 		atomic_fetch_and(&v->req, ~(uint32_t)REQ_FLUSH);
@@ -409,6 +467,10 @@ static void promote(struct vcpu *v, struct interpret *in)
 	gpa_t gpa;
 
 	v->soft.hot = NULL;
+	if (t->checked) {
+		trace_ask(&in->cache, t);
+		return;
+	}
 	t->heat = INT32_MAX;
 	if (t->dead || t->gpa2 != ~0ull || mmu_fetch(v, v->arch.rip, &gpa, &host) || !host ||
 	    gpa != t->gpa || t->mode != v->soft.mode)
@@ -429,7 +491,7 @@ static void promote(struct vcpu *v, struct interpret *in)
 		t->heat = in->cache.heat;
 		break;
 	case TIER_FULL:
-		flush(in);
+		flush(v, in);
 		break;
 	}
 }
@@ -438,15 +500,18 @@ static void promote(struct vcpu *v, struct interpret *in)
 void interpret_one(struct vcpu *v)
 {
 	struct interpret *in = v->engine_priv;
-	struct trace *t = trace_at(v, in, 1);
+	struct trace *t;
 
-	if (!t) {
-		v->soft.exit = TRACE_FAULT;
-		return;
-	}
-	v->arch.rflags &= ~(uint64_t)FLAG_RF;
-	vcpu_fp_load(v);
-	trace_run(v, trace_code(&in->cache, t));
+	do {
+		t = trace_at(v, in, 1);
+		if (!t) {
+			v->soft.exit = TRACE_FAULT;
+			return;
+		}
+		v->arch.rflags &= ~(uint64_t)FLAG_RF;
+		vcpu_fp_load(v);
+		trace_run(v, way_in(in, t));
+	} while (v->soft.exit == TRACE_OUTDATED); /* once: then it is fresh */
 }
 
 static void leave_to_interpreter(struct vcpu *v, struct interpret *in)
@@ -471,7 +536,7 @@ enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		uint32_t exit;
 		struct jump_entry *e;
 		struct trace *t;
-		uint64_t flushes;
+		uint64_t epoch;
 
 		from = v->soft.link_from;
 		v->soft.link_from = NULL;
@@ -497,11 +562,11 @@ enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		}
 		e = jump_slot(v, v->arch.rip);
 		if (!from && !exit && jump_valid(v, e, v->arch.rip) &&
-		    v->soft.exit != TRACE_STALE) {
+		    v->soft.exit != TRACE_STALE && v->soft.exit != TRACE_OUTDATED) {
 			first = e->target;
 			goto run;
 		}
-		flushes = in->cache.flushes;
+		epoch = in->cache.epoch;
 		t = trace_at(v, in, TRACE_MAX_INSNS);
 		if (unlikely(!t)) {
 			deliver_fault(v);
@@ -510,7 +575,7 @@ enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 		}
 		code = code_of(in, t, &fast);
 		region = t->region;
-		if (exit && region && flushes == in->cache.flushes && !checked)
+		if (exit && region && epoch == in->cache.epoch && !checked)
 			in->ops->link(in->tier, exit, t->region);
 		if (!t->dead && !checked) {
 			bool global = v->soft.fetch_global && t->gpa2 == ~0ull;
@@ -521,10 +586,11 @@ enum vcpu_exit interpret_run(struct vcpu *v, uint64_t max_insns)
 			};
 			/* decode_at may have emptied the pool and with it the branch we came from.
 			 */
-			if (from && flushes == in->cache.flushes && t->gpa2 == ~0ull)
+			if (from && epoch == in->cache.epoch && t->gpa2 == ~0ull &&
+			    trace_links(&in->cache, from, t))
 				((struct insn *)(uintptr_t)from)->link = code;
 		}
-		first = code;
+		first = in->fresh ? way_in(in, t) : code;
 	run:
 		v->arch.rflags &= ~(uint64_t)FLAG_RF;
 		if (unlikely(checked && region)) {

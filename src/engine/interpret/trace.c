@@ -7,10 +7,13 @@
 #include "engine/interpret/trace.h"
 #include "base/bytes.h"
 #include "cpu/exclusive.h"
+#include "cpu/fpstate.h"
+#include "cpu/mode.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#define CHECKS_PART  8   /* of the memory is for checked traces */
 #define SETTLE_TURNS 200 /* some ten microseconds */
 
 const void *insn_stale(struct vcpu *v, const struct insn *i)
@@ -19,6 +22,12 @@ const void *insn_stale(struct vcpu *v, const struct insn *i)
 	if (!(v->arch.seg[SEG_CS].attr & SEG_L) || !vcpu_long_mode(v))
 		v->arch.rip &= 0xffffffffu;
 	v->soft.exit = TRACE_STALE;
+	STOP(v);
+}
+
+const void *insn_changed(struct vcpu *v)
+{
+	v->soft.exit = TRACE_OUTDATED;
 	STOP(v);
 }
 
@@ -96,45 +105,86 @@ static unsigned list_of(const struct trace *t, gfn_t gfn)
 	return t->gpa >> PAGE_SHIFT == gfn ? 0 : 1;
 }
 
-/* Does the trace use any byte of [offset, offset+len) in this page? */
-static bool touches(const struct trace *t, gfn_t gfn, unsigned offset, unsigned len)
+/* The first and the last byte that the trace uses of this page. */
+static void span(const struct trace *t, gfn_t gfn, unsigned *first, unsigned *last)
 {
-	unsigned first, last;
-
 	if (t->region) {
-		first = t->region_first;
-		last = t->region_last;
+		*first = t->region_first;
+		*last = t->region_last;
 	} else if (list_of(t, gfn) == 0) {
-		first = (unsigned)(t->gpa & ~PAGE_MASK);
-		last = first + t->bytes - 1;
+		*first = (unsigned)(t->gpa & ~PAGE_MASK);
+		*last = *first + t->bytes - 1;
+		if (*last >= PAGE_SIZE)
+			*last = (unsigned)PAGE_SIZE - 1;
 	} else {
-		first = 0;
-		last = (unsigned)((t->gpa + t->bytes - 1) & ~PAGE_MASK);
+		*first = 0;
+		*last = (unsigned)((t->gpa + t->bytes - 1) & ~PAGE_MASK);
 	}
-	return first < offset + len && offset <= last;
+}
+
+static uint64_t granules(unsigned first, unsigned last)
+{
+	unsigned a = first / 64, b = last / 64;
+
+	return (~0ull >> (63 - (b - a))) << a;
+}
+
+/* Kills what touches the range, says how much noise that makes, and notes what is left. */
+static unsigned page_kill(struct trace_cache *c, struct code_page *p, unsigned offset, unsigned len)
+{
+	struct trace **where = &p->traces;
+	unsigned noise = 0, first, last;
+	uint64_t left = 0;
+
+	while (*where) {
+		struct trace *t = *where;
+		struct trace **next = &t->page_next[list_of(t, p->gfn)];
+
+		span(t, p->gfn, &first, &last);
+		if (t->dead || (first < offset + len && offset <= last)) {
+			if (!t->dead)
+				noise += t->region ? UNREST_REGION : UNREST_KILL;
+			trace_kill(c, t);
+			*where = *next;
+		} else {
+			left |= granules(first, last);
+			where = next;
+		}
+	}
+	p->granules = left;
+	if (left)
+		page_trim_code(c->v->ram, &c->listener, p->gfn, left);
+	else
+		page_drop_code(c->v->ram, &c->listener, p->gfn);
+	return noise;
+}
+
+/* From here on stores to the page are plain, if nobody else has code there. */
+static void page_noise(struct trace_cache *c, struct code_page *p, unsigned noise)
+{
+	if (unrest_noise(&p->unrest, noise, unrest_now()))
+		page_kill(c, p, 0, (unsigned)PAGE_SIZE);
 }
 
 static void code_changed_here(struct trace_cache *c, gfn_t gfn, unsigned offset, unsigned len)
 {
 	struct code_page *p = page_find(c, gfn);
-	struct trace **where;
+	unsigned noise = 0;
 
 	if (!p)
 		return;
-	where = &p->traces;
-	while (*where) {
-		struct trace *t = *where;
-		struct trace **next = &t->page_next[list_of(t, gfn)];
+	if (p->granules & granules(offset, offset + len - 1))
+		noise = page_kill(c, p, offset, len);
+	page_noise(c, p, noise ? noise : UNREST_BESIDE);
+}
 
-		if (t->dead || touches(t, gfn, offset, len)) {
-			trace_kill(c, t);
-			*where = *next;
-		} else {
-			where = next;
-		}
-	}
-	if (!p->traces)
-		page_drop_code(c->v->ram, &c->listener, gfn);
+static void on_code_beside(struct page_listener *listener, gfn_t gfn)
+{
+	struct trace_cache *c = (struct trace_cache *)listener;
+	struct code_page *p = page_find(c, gfn);
+
+	if (p)
+		page_noise(c, p, UNREST_BESIDE);
 }
 
 /* The same page once more: the news that waits grows to cover both. */
@@ -238,6 +288,33 @@ bool trace_cache_hear(struct trace_cache *c)
 	return true;
 }
 
+static void arena_reset(struct trace_arena *a)
+{
+	a->bottom = a->start;
+	a->top = a->end;
+	a->code_used = a->code;
+	a->checked = NULL;
+}
+
+void trace_cache_flush_checked(struct trace_cache *c)
+{
+	const uint8_t *first = c->code.rx + c->checks.code, *end = c->code.rx + c->checks.code_end;
+
+	for (struct trace *t = c->checks.checked; t; t = t->page_next[0])
+		if (!t->dead)
+			hash_remove(c, t);
+	/* Nothing else leads there: see trace_links(). */
+	for (unsigned n = 0; n < 1u << JUMP_BITS; n++) {
+		const uint8_t *target = c->jumps[n].target;
+
+		if (target >= first && target < end)
+			c->jumps[n].key = 0;
+	}
+	arena_reset(&c->checks);
+	c->v->soft.link_from = NULL;
+	c->epoch++;
+}
+
 void trace_cache_flush(struct trace_cache *c)
 {
 	unsigned n;
@@ -253,11 +330,11 @@ void trace_cache_flush(struct trace_cache *c)
 		c->hash[n] = NULL;
 	for (n = 0; n < 1u << JUMP_BITS; n++)
 		c->jumps[n].key = 0;
-	c->bottom = c->pool;
-	c->top = c->pool + c->pool_bytes;
-	c->code_used = 0;
+	arena_reset(&c->plain);
+	arena_reset(&c->checks);
 	c->v->soft.link_from = NULL;
 	c->flushes++;
+	c->epoch++;
 }
 
 int trace_cache_open(struct trace_cache *c, struct vcpu *v, size_t pool_bytes, const char **error)
@@ -266,6 +343,7 @@ int trace_cache_open(struct trace_cache *c, struct vcpu *v, size_t pool_bytes, c
 	if (code_memory_open(&c->code, pool_bytes - pool_bytes / 11, error))
 		return -ENOMEM;
 	c->listener.code_changed = on_code_changed;
+	c->listener.code_beside = on_code_beside;
 	c->listener.revoke_write = on_revoke_write;
 	c->listener.quiet = is_quiet;
 	c->v = v;
@@ -281,8 +359,15 @@ int trace_cache_open(struct trace_cache *c, struct vcpu *v, size_t pool_bytes, c
 		trace_cache_close(c);
 		return -ENOMEM;
 	}
-	c->bottom = c->pool;
-	c->top = c->pool + pool_bytes;
+	c->plain.start = c->pool;
+	c->plain.end = c->checks.start = c->pool + pool_bytes / CHECKS_PART * (CHECKS_PART - 1);
+	c->checks.end = c->pool + pool_bytes;
+	c->plain.code_end = c->checks.code =
+		(uint32_t)(c->code.bytes / CHECKS_PART * (CHECKS_PART - 1)) & ~63u;
+	c->checks.code_end = (uint32_t)c->code.bytes;
+	arena_reset(&c->plain);
+	arena_reset(&c->checks);
+	c->arena = &c->plain;
 	page_listener_add(v->ram, &c->listener);
 	return 0;
 }
@@ -307,23 +392,39 @@ void trace_cache_close(struct trace_cache *c)
 
 struct trace *trace_begin(struct trace_cache *c)
 {
-	return (size_t)(c->top - c->bottom) < TRACE_MOST + 4096 ? NULL : (struct trace *)c->bottom;
+	const struct trace_arena *a = c->arena;
+
+	return (size_t)(a->top - a->bottom) < TRACE_MOST + 4096 ? NULL : (struct trace *)a->bottom;
+}
+
+static void *arena_take(struct trace_arena *a, size_t bytes)
+{
+	bytes = (bytes + 15) & ~(size_t)15;
+	if ((size_t)(a->top - a->bottom) < TRACE_MOST + bytes)
+		return NULL;
+	a->top -= bytes;
+	return a->top;
 }
 
 void *trace_pool_take(struct trace_cache *c, size_t bytes)
 {
-	bytes = (bytes + 15) & ~(size_t)15;
-	if ((size_t)(c->top - c->bottom) < TRACE_MOST + bytes)
-		return NULL;
-	c->top -= bytes;
-	return c->top;
+	return arena_take(c->arena, bytes);
 }
 
-static uint64_t granules(unsigned first, unsigned last)
+/* The begun trace's memory is spent. */
+static void arena_claim(struct trace_arena *a, struct trace *t)
 {
-	unsigned a = first / 64, b = last / 64;
+	a->code_used += t->code_room;
+	a->bottom = (uint8_t *)t + TRACE_BYTES(t->count);
+	a->bottom += -(uintptr_t)a->bottom & 63;
+}
 
-	return (~0ull >> (63 - (b - a))) << a;
+static void hash_insert(struct trace_cache *c, struct trace *t)
+{
+	struct trace **slot = &c->hash[trace_slot(t->gpa, t->mode)];
+
+	t->hash_next = *slot;
+	*slot = t;
 }
 
 /* Our entry for the page, made if need be; NULL: no room. */
@@ -334,12 +435,10 @@ static struct code_page *page_enter(struct trace_cache *c, gfn_t gfn)
 	if (!p) {
 		struct code_page **slot = page_slot(c, gfn);
 
-		p = trace_pool_take(c, sizeof(*p));
+		p = arena_take(&c->plain, sizeof(*p));
 		if (!p)
 			return NULL;
-		p->gfn = gfn;
-		p->traces = NULL;
-		p->hash_next = *slot;
+		*p = (struct code_page){ .gfn = gfn, .hash_next = *slot };
 		*slot = p;
 	}
 	return p;
@@ -355,6 +454,7 @@ static bool page_register(struct trace_cache *c, struct trace *t, gfn_t gfn, uin
 		return false;
 	t->page_next[list] = p->traces;
 	p->traces = t;
+	p->granules |= granules;
 	return true;
 }
 
@@ -385,7 +485,6 @@ enum trace_commit trace_commit(struct trace_cache *c, struct trace *t, const uin
 			       const uint8_t *host, const uint8_t *host2)
 {
 	unsigned first = (unsigned)(t->gpa & ~PAGE_MASK), last = first + t->bytes - 1;
-	unsigned slot = trace_slot(t->gpa, t->mode);
 	bool crosses = last >= PAGE_SIZE;
 	unsigned here = crosses ? (unsigned)PAGE_SIZE - first : t->bytes;
 	uint64_t on_first = granules(first, first + here - 1);
@@ -412,12 +511,12 @@ enum trace_commit trace_commit(struct trace_cache *c, struct trace *t, const uin
 		return TRACE_CHANGED;
 	/* From here on the trace is reachable by a kill, so its memory is spent even if we say no.
 	 */
-	c->code_used += (t->code_bytes + 15u) & ~15u;
-	code_memory_settle(&c->code, t->code, c->code_used);
-	c->bottom = (uint8_t *)t + TRACE_BYTES(t->count);
-	c->bottom += -(uintptr_t)c->bottom & 63;
-	t->hash_next = c->hash[slot];
-	c->hash[slot] = t;
+	arena_claim(c->arena, t);
+	if (code_memory_settles(t->code, c->arena->code_used)) {
+		vcpu_fp_park(c->v);
+		code_memory_settle(&c->code, t->code, c->arena->code_used);
+	}
+	hash_insert(c, t);
 	if (crosses && !page_register(c, t, t->gpa2 >> PAGE_SHIFT, on_second)) {
 		trace_kill(c, t);
 		return TRACE_CHANGED;
@@ -429,7 +528,7 @@ enum trace_commit trace_commit(struct trace_cache *c, struct trace *t, const uin
 enum trace_commit trace_add_region(struct trace_cache *c, struct trace *t, uint64_t covered,
 				   const uint8_t *translated, const uint8_t *page)
 {
-	unsigned slot = trace_slot(t->gpa, t->mode), n;
+	unsigned n;
 
 	t->dead = false;
 	t->gpa2 = ~0ull;
@@ -443,7 +542,78 @@ enum trace_commit trace_add_region(struct trace_cache *c, struct trace *t, uint6
 			return TRACE_CHANGED;
 	if (!page_register(c, t, t->gpa >> PAGE_SHIFT, covered))
 		return TRACE_CHANGED;
-	t->hash_next = c->hash[slot];
-	c->hash[slot] = t;
+	hash_insert(c, t);
 	return TRACE_KEPT;
+}
+
+bool trace_restless(struct trace_cache *c, gpa_t gpa)
+{
+	const struct code_page *p = page_find(c, gpa >> PAGE_SHIFT);
+
+	return p && p->unrest.restless;
+}
+
+/* How long a trace just decoded on a page waits until it asks whether that is calm. */
+static int32_t patience(struct trace_cache *c, const struct trace *t)
+{
+	struct code_page *p = page_find(c, t->gpa >> PAGE_SHIFT);
+
+	if (!p || t->gpa2 != ~0ull || (t->mode & MODE_STEP))
+		return INT32_MAX;
+	p->unrest.changed = true;
+	return unrest_patience(&p->unrest);
+}
+
+struct trace *trace_commit_checked(struct trace_cache *c, struct trace *t, struct trace *old,
+				   const struct trace_hint *hints, const struct trace_check *checks)
+{
+	uint32_t code;
+
+	if (old && t->count <= old->insn_room) {
+		/* Its records become others: nobody may link to what they were. */
+		c->epoch++;
+		code = old->code;
+		bytes_copy(old->insns, t->insns, (t->count + 1) * sizeof(struct insn));
+		old->count = t->count;
+		old->bytes = t->bytes;
+		old->gpa2 = t->gpa2;
+		if (!trace_emit(c, old, hints, checks))
+			return NULL;
+		if (old->code != code) {
+			trace_code_forward(c, code, old->code);
+			c->arena->code_used += old->code_room;
+		}
+		old->heat = patience(c, old);
+		c->changed++;
+		return old;
+	}
+	t->dead = false;
+	t->region = NULL;
+	t->code_room = 0;
+	if (!trace_emit(c, t, hints, checks))
+		return NULL;
+	t->heat = patience(c, t);
+	t->insn_room = t->count;
+	arena_claim(c->arena, t);
+	if (old) {
+		old->dead = true;
+		hash_remove(c, old);
+		trace_code_forward(c, old->code, t->code);
+		c->changed++;
+	}
+	t->page_next[0] = c->arena->checked;
+	c->arena->checked = t;
+	hash_insert(c, t);
+	c->decoded += t->count;
+	return t;
+}
+
+void trace_ask(struct trace_cache *c, struct trace *t)
+{
+	struct code_page *p = page_find(c, t->gpa >> PAGE_SHIFT);
+
+	if (p && !unrest_ask(&p->unrest, unrest_now()))
+		t->heat = unrest_patience(&p->unrest);
+	else
+		trace_kill(c, t);
 }

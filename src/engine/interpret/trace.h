@@ -3,9 +3,15 @@
  * mode. One cache per vcpu, touched by its thread alone; code that changes
  * under it by another's hand is announced through a small queue.
  *
- * Memory comes from one pool that is only ever emptied as a whole, and only by
- * the dispatcher, so that a handler may go on reading its record even if the
- * instruction it executes kills the trace it stands in.
+ * On a restless page (unrest.h) stores are plain and nothing is announced.
+ * Its traces are checked ones: each compares its bytes with the guest's before
+ * it runs, and ends behind an instruction that stores. One that has changed is
+ * decoded anew, in its own place if it fits there.
+ *
+ * Memory comes from two pools, the smaller one for checked traces. A pool is
+ * only ever emptied as a whole, and only by the dispatcher, so that a handler
+ * may go on reading its record even if the instruction it executes kills the
+ * trace it stands in.
  */
 #ifndef INSULA_ENGINE_INTERPRET_TRACE_H
 #define INSULA_ENGINE_INTERPRET_TRACE_H
@@ -13,6 +19,7 @@
 #include "base/spin.h"
 #include "engine/interpret/code_memory.h"
 #include "engine/interpret/insn.h"
+#include "engine/interpret/unrest.h"
 #include "mem/page.h"
 
 #define TRACE_MAX_INSNS 32
@@ -24,13 +31,18 @@ struct trace {
 	uint32_t mode;
 	uint16_t count, bytes;
 	bool dead;
+	bool checked;
 	int32_t heat;          /* executions left until it is found hot */
 	struct region *region; /* no trace of ours but a translation, which dies with it: */
 	uint16_t region_first, region_last; /* its bytes in the page */
 	uint32_t code;                      /* offset in the cache's code memory */
 	uint16_t code_bytes;
+	uint16_t fresh;     /* of a checked one: from `code`, the way in past the checks */
+	uint16_t code_room; /* what its code may take in its place */
+	uint16_t insn_room; /* of a checked one: records, likewise */
 	struct trace *hash_next;
-	struct trace *page_next[2]; /* in the lists of the (one or two) pages it lies on */
+	struct trace *page_next[2]; /* in the lists of the (one or two) pages it lies on; a
+				       checked one: [0], of all such */
 	struct insn insns[]; /* count records and the one that ends the trace; trace_returns */
 };
 #define TRACE_BYTES(count) \
@@ -88,6 +100,8 @@ struct code_page {
 	gfn_t gfn;
 	struct code_page *hash_next;
 	struct trace *traces;
+	uint64_t granules; /* at least those of the traces */
+	struct unrest unrest;
 };
 
 #define TRACE_HASH_BITS 15
@@ -99,13 +113,21 @@ struct news { /* code changed or a grant withdrawn by another thread */
 	uint16_t offset, len; /* len 0: withdraw the write grant */
 };
 
+/* Where traces and what belongs to them are put. */
+struct trace_arena {
+	uint8_t *start, *end, *bottom, *top; /* traces grow up from bottom, sysops down from top */
+	uint32_t code, code_end, code_used;  /* part of the code memory */
+	struct trace *checked;               /* the list of those in it */
+};
+
 struct trace_cache {
 	struct page_listener listener; /* first */
 	struct vcpu *v;
-	uint8_t *pool, *bottom, *top; /* traces grow up from bottom, sysops down from top */
+	uint8_t *pool;
 	size_t pool_bytes;
 	struct code_memory code;
-	uint32_t code_used;
+	struct trace_arena plain, checks;
+	struct trace_arena *arena; /* the one that is being decoded into */
 	struct trace **hash;
 	struct code_page **pages;
 	struct jump_entry *jumps;
@@ -113,7 +135,8 @@ struct trace_cache {
 	unsigned news_count;
 	bool news_overflow;
 	struct news news[NEWS_MAX];
-	uint64_t flushes, decoded, killed, killed_regions;
+	uint64_t flushes, decoded, killed, killed_regions, changed;
+	uint64_t epoch; /* counts whenever records may have gone or become others */
 	/* The translator above, if any. */
 	int32_t heat; /* what a new trace starts with; 0: nobody wants to know */
 	void (*region_kill)(struct region *region);
@@ -128,8 +151,21 @@ static inline const void *trace_code(const struct trace_cache *cache, const stru
 /* The trace was translated: nobody finds it any more, and who comes to it is told to look again. */
 void trace_retire(struct trace_cache *cache, struct trace *trace);
 
-/* Writes the code of a trace whose records and count are filled. False: code memory is full. */
-bool trace_emit(struct trace_cache *cache, struct trace *trace, const struct trace_hint *hints);
+/* What a checked trace compares before it runs: bytes decoded and where the guest's are now. */
+struct trace_check {
+	const uint8_t *decoded, *host;
+	unsigned len; /* 0: no such */
+};
+/*
+ * Writes the code of a trace whose records and count are filled, to the arena's
+ * free code memory. checks: two of them; NULL: it is watched. A
+ * checked trace that has a code_room already gets its code there if it fits.
+ * False: code memory is full.
+ */
+bool trace_emit(struct trace_cache *cache, struct trace *trace, const struct trace_hint *hints,
+		const struct trace_check *checks);
+/* Whoever comes to the code at one offset goes on at the other. */
+void trace_code_forward(struct trace_cache *cache, uint32_t from, uint32_t to);
 /* From now on every record of the trace leaves through insn_stale. */
 void trace_code_kill(struct trace_cache *cache, const struct trace *trace);
 
@@ -138,6 +174,8 @@ int trace_cache_open(struct trace_cache *cache, struct vcpu *v, size_t pool_byte
 void trace_cache_close(struct trace_cache *cache);
 /* Forget everything. Dispatcher only. */
 void trace_cache_flush(struct trace_cache *cache);
+/* Forget the checked traces. Dispatcher only. */
+void trace_cache_flush_checked(struct trace_cache *cache);
 /* Act on what other threads announced. False: too much for the queue, everything must be flushed.
  */
 bool trace_cache_hear(struct trace_cache *cache);
@@ -169,5 +207,28 @@ void *trace_pool_take(struct trace_cache *cache, size_t bytes);
  */
 enum trace_commit trace_commit(struct trace_cache *cache, struct trace *trace,
 			       const uint8_t *decoded, const uint8_t *host, const uint8_t *host2);
+
+/* Is stored to so often that what is decoded there is to be a checked trace. */
+bool trace_restless(struct trace_cache *cache, gpa_t gpa);
+/*
+ * Emits the begun trace as a checked one and makes it findable. old: NULL, or
+ * the checked trace that is found there now, which it replaces. Returns the
+ * trace, which may be the old one with new contents; NULL: code memory is full.
+ */
+struct trace *trace_commit_checked(struct trace_cache *cache, struct trace *trace,
+				   struct trace *old, const struct trace_hint *hints,
+				   const struct trace_check *checks);
+/* May this record's branch be linked to that trace? Links into the smaller pool come from within
+ * it, so that it can be emptied alone. */
+static inline bool trace_links(const struct trace_cache *cache, const struct insn *from,
+			       const struct trace *to)
+{
+	const uint8_t *p = (const uint8_t *)from;
+
+	return !to->checked || (p >= cache->checks.start && p < cache->checks.end);
+}
+/* A checked trace was executed as often as its page's patience lasts: it goes if the page is calm.
+ */
+void trace_ask(struct trace_cache *cache, struct trace *trace);
 
 #endif

@@ -28,13 +28,18 @@
 #define HEAT_BYTES 15
 #define MOST_BYTES 224
 
+/* The checks of a trace: two addresses, two short last steps and the way in behind them, and each
+ * whole step. */
+#define CHECKS_BYTES     (2 * 10 + 2 * 3 * 23 + 15)
+#define CHECK_STEP_BYTES 23
+
 /* Room that a kill needs at the entry and behind a call. */
 #define KILL_ENTRY_BYTES  12
 #define KILL_RETURN_BYTES 10
 
 void insn_run(struct vcpu *v, const void *code, const struct tlb_entry *read,
 	      const struct tlb_entry *write, unsigned mask);
-extern const char trace_stale[], trace_hot[], trace_miss[];
+extern const char trace_stale[], trace_hot[], trace_miss[], trace_changed[];
 
 __asm__(".text\n"
 	".globl insn_run\n"
@@ -80,6 +85,12 @@ __asm__(".text\n"
 	"	lea -128(%r12), %rsi\n"
 	"	call insn_hot\n"
 	"	jmp *%rax\n"
+	".globl trace_changed\n"
+	".hidden trace_changed\n"
+	"trace_changed:\n"
+	"	mov %rbx, %rdi\n"
+	"	call insn_changed\n"
+	"	jmp *%rax\n"
 	".globl trace_miss\n"
 	".hidden trace_miss\n"
 	"trace_miss:\n" /* RSI: the record, whose handler is to do all of it */
@@ -121,6 +132,9 @@ static void put_rel32(struct trace_cache *c, uint32_t at, const void *target)
 
 void put_outside(struct writer *w, const void *target)
 {
+	if (w->outsides < OUTSIDE_MAX)
+		w->outside[w->outsides] = (uint16_t)(w->p - w->start);
+	w->outsides++;
 	put_rel32(w->cache, (uint32_t)(w->p - w->cache->code.rw), target);
 	w->p += 4;
 }
@@ -195,26 +209,95 @@ static void put_tail(struct writer *w, struct trace *t, const struct tail *tail)
 	}
 }
 
-bool trace_emit(struct trace_cache *c, struct trace *t, const struct trace_hint *hints)
+/* cmp byte, word, dword [rax + disp], imm or by way of RCX a qword; jne trace_changed */
+static void put_compare(struct writer *w, const uint8_t *decoded, unsigned disp, unsigned size)
 {
+	uint64_t value = 0;
+
+	bytes_copy(&value, decoded, size);
+	if (size == 8) {
+		put(w, 0xb948, 2); /* mov rcx, imm64 */
+		put(w, value, 8);
+		put(w, 0x883b48, 3); /* cmp rcx, [rax + disp32] */
+		put(w, disp, 4);
+	} else {
+		if (size == 2)
+			put(w, 0x66, 1);
+		put(w, size == 1 ? 0xb880 : 0xb881, 2);
+		put(w, disp, 4);
+		put(w, value, size);
+	}
+	put(w, 0x850f, 2);
+	put_outside(w, trace_changed);
+}
+
+/* Are the bytes those that were decoded? RAX and RCX are free. The last step may overlap. */
+static void put_check_bytes(struct writer *w, const struct trace_check *check)
+{
+	unsigned size = 8, at = 0;
+
+	put(w, 0xb848, 2); /* mov rax, host */
+	put(w, (uintptr_t)check->host, 8);
+	while (size > check->len)
+		size /= 2;
+	while (at < check->len) {
+		if (at + size > check->len)
+			at = check->len - size;
+		put_compare(w, check->decoded + at, at, size);
+		at += size;
+	}
+}
+
+/* The code just written, to where the trace had its code before. */
+static void move_code(struct trace_cache *c, struct trace *t, const struct writer *w, uint32_t to)
+{
+	uint32_t from = t->code, n;
+
+	bytes_copy(c->code.rw + to, c->code.rw + from, t->code_bytes);
+	for (n = 0; n < w->outsides; n++) {
+		uint8_t *p = c->code.rw + to + w->outside[n];
+
+		bytes_store32(p, bytes_load32(p) + (from - to));
+	}
+	t->code = to;
+}
+
+/* Places in the code of a checked trace: behind its checks, and its way in there. */
+static void put_fresh(struct writer *w, struct trace *t, uint16_t body)
+{
+	t->fresh = place(w);
+	put(w, 0xbc49, 2); /* mov r12, imm64 */
+	put(w, (uintptr_t)t->insns + BIAS, 8);
+	put(w, 0xe9, 1);
+	put(w, (uint32_t)(body - (place(w) + 4)), 4);
+}
+
+bool trace_emit(struct trace_cache *c, struct trace *t, const struct trace_hint *hints,
+		const struct trace_check *checks)
+{
+	struct trace_arena *a = c->arena;
+	uint32_t old_code = t->code, old_room = checks ? t->code_room : 0;
+	uint16_t body;
 	struct writer w;
 	uint16_t outs[TRACE_MAX_INSNS + 1], *returns = trace_returns(t);
 	unsigned n, k, count = 0, most = 0;
 	bool ended = false;
 
-	if (c->code_used + TRACE_ENTRY_BYTES + HEAT_BYTES + (t->count + 1u) * MOST_BYTES >
-	    c->code.bytes)
+	if (a->code_used + TRACE_ENTRY_BYTES + HEAT_BYTES + (t->count + 1u) * MOST_BYTES +
+		    (checks ? CHECKS_BYTES + t->bytes / 8u * CHECK_STEP_BYTES : 0) >
+	    a->code_end)
 		return false;
-	w.p = w.start = c->code.rw + c->code_used;
+	w.p = w.start = c->code.rw + a->code_used;
 	w.cache = c;
 	w.value = NO_SLOT;
 	w.stack = false;
 	w.flags_at = NULL;
-	w.tails = 0;
-	t->code = c->code_used;
+	w.tails = w.outsides = 0;
+	t->checked = checks;
+	t->code = a->code_used;
 	put(&w, 0xbc49, 2); /* mov r12, imm64 */
 	put(&w, (uintptr_t)t->insns + BIAS, 8);
-	if (c->heat) {
+	if (c->heat || checks) {
 		/* sub dword [r12 + heat - records - bias], 1; js trace_hot */
 		put(&w, 0x24ac8341, 4);
 		put(&w,
@@ -225,6 +308,9 @@ bool trace_emit(struct trace_cache *c, struct trace *t, const struct trace_hint 
 		put(&w, 0x880f, 2);
 		put_outside(&w, trace_hot);
 	}
+	for (n = 0; checks && n < 2 && checks[n].len; n++)
+		put_check_bytes(&w, &checks[n]);
+	body = place(&w);
 	for (n = 0; n <= t->count && !ended; n++) {
 		const struct insn *i = &t->insns[n];
 		const struct trace_hint *hint = &hints[n];
@@ -274,6 +360,8 @@ bool trace_emit(struct trace_cache *c, struct trace *t, const struct trace_hint 
 	for (k = 0; k < count; k++)
 		land(&w, outs[k]);
 	put(&w, 0xe0ff, 2); /* out: jmp rax */
+	if (checks)
+		put_fresh(&w, t, body);
 	for (n = 0; n <= t->count; n++)
 		if (returns[n] > most)
 			most = returns[n];
@@ -282,7 +370,21 @@ bool trace_emit(struct trace_cache *c, struct trace *t, const struct trace_hint 
 		t->code_bytes = (uint16_t)(most + KILL_RETURN_BYTES);
 	if (t->code_bytes < TRACE_ENTRY_BYTES + KILL_ENTRY_BYTES)
 		t->code_bytes = TRACE_ENTRY_BYTES + KILL_ENTRY_BYTES;
+	t->code_room = (uint16_t)((t->code_bytes + 15) & ~15);
+	if (t->code_room <= old_room && w.outsides <= OUTSIDE_MAX) {
+		t->code_room = (uint16_t)old_room;
+		move_code(c, t, &w, old_code);
+	}
 	return true;
+}
+
+void trace_code_forward(struct trace_cache *c, uint32_t from, uint32_t to)
+{
+	/* At its entry, for who comes from elsewhere, and behind that, for its own loop. */
+	c->code.rw[from] = 0xe9;
+	put_rel32(c, from + 1, c->code.rx + to);
+	c->code.rw[from + TRACE_ENTRY_BYTES] = 0xe9;
+	put_rel32(c, from + TRACE_ENTRY_BYTES + 1, c->code.rx + to);
 }
 
 /* mov esi, n; jmp trace_stale */

@@ -30,7 +30,8 @@ struct tail {
 	uint16_t back; /* where the jump's displacement is, where to come back, from the trace's
 			  code */
 };
-#define TAILS_MAX (2 * (TRACE_MAX_INSNS + 1))
+#define TAILS_MAX   (2 * (TRACE_MAX_INSNS + 1))
+#define OUTSIDE_MAX 256
 
 struct writer {
 	uint8_t *p;
@@ -41,8 +42,9 @@ struct writer {
 	bool stack;        /* RDI mirrors RSP */
 	uint8_t *flags_at; /* at this place of the code the host's flags are the guest's */
 	struct tail *miss; /* of this record */
-	unsigned tails;
+	unsigned tails, outsides;
 	struct tail tail[TAILS_MAX];
+	uint16_t outside[OUTSIDE_MAX]; /* where put_outside wrote */
 };
 
 /* Little-endian bytes of code. */
