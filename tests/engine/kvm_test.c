@@ -36,7 +36,7 @@ static struct fake {
 	uint64_t msr[32];
 	uint32_t msr_index[32];
 	unsigned msrs;
-	uint64_t tsc_offset;
+	uint64_t khz;
 	struct kvm_leaves cpuid;
 	int injected, nmis;
 	union {
@@ -168,8 +168,8 @@ static int answer(unsigned long request, uintptr_t arg)
 		return msrs((struct kvm_msrs *)arg, true);
 	case KVM_GET_MSRS:
 		return msrs((struct kvm_msrs *)arg, false);
-	case KVM_SET_DEVICE_ATTR:
-		fake.tsc_offset = *(uint64_t *)((const struct kvm_device_attr *)arg)->addr;
+	case KVM_SET_TSC_KHZ:
+		fake.khz = arg;
 		return 0;
 	case KVM_INTERRUPT:
 		fake.injected = (int)((const struct kvm_interrupt *)arg)->irq;
@@ -527,17 +527,26 @@ static void hostile_xsave(void **state)
 
 static void the_tsc_is_the_machines(void **state)
 {
+	const char *error = NULL;
 	struct fixture f;
-	uint64_t value;
 
 	begin(&f, 1);
 	f.v->arch.msr.tsc_offset = 1000;
 	assert_int_equal(kvm_state_set_tsc(f.v), 0);
-	value = fake.tsc_offset;
+	/* The clock of this test stands still, and is not the host's counter. */
+	assert_int_equal(*msr_slot(0x10), vclock_tsc(f.v->clock) + 1000);
+	vclock_advance(f.v->clock, 1000000);
 	f.v->arch.msr.tsc_offset = 5000;
 	assert_int_equal(kvm_state_set_tsc(f.v), 0);
-	/* The clock of this test stands still and the host's does not. */
-	assert_true((int64_t)(value + 4000 - fake.tsc_offset) >= 0);
+	assert_int_equal(*msr_slot(0x10), vclock_tsc(f.v->clock) + 5000);
+	assert_int_equal(fake.khz, FIXTURE_TSC_KHZ);
+	/* A processor that cannot scale. */
+	kvm_vcpu_close(f.v);
+	fake.refuse = KVM_SET_TSC_KHZ;
+	fake.refuse_errno = EINVAL;
+	assert_int_equal(kvm_vcpu_open(f.v, &error), -EINVAL);
+	assert_non_null(strstr(error, "another speed"));
+	assert_int_equal(fake.open_fds, 2);
 	end(&f);
 }
 
@@ -841,9 +850,8 @@ static void msrs_of_the_machine(void **state)
 	assert_true(msr_access(&f, 0x803, false, 0));
 	assert_int_equal(told.value & 0xff, 0x14);
 	/* IA32_TSC moves the guest's TSC in the kernel too. */
-	fake.tsc_offset = 0;
 	assert_true(msr_access(&f, 0x10, true, 1ull << 40));
-	assert_true(fake.tsc_offset != 0);
+	assert_int_equal(*msr_slot(0x10), 1ull << 40);
 	end(&f);
 }
 

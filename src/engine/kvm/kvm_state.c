@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "bus/tsc.h"
 #include "bus/vclock.h"
 #include "cpu/control.h"
 #include "cpu/excp.h"
@@ -401,8 +400,9 @@ static int events_out(struct vcpu *v)
 
 /*
  * The guest's TSC is the VM's clock, which is the host's TSC and an offset
- * wherever the host's may be trusted. Where it may not be, it is set right
- * here, and goes on at the host's rate until the next pause.
+ * wherever the host's may be trusted and is as fast. Else the kernel is told the
+ * value, which goes on at the guest's rate until the next pause; it sees to it
+ * that vcpus which are told about the same, at about the same time, agree.
  */
 int kvm_state_set_tsc(struct vcpu *v)
 {
@@ -414,11 +414,11 @@ int kvm_state_set_tsc(struct vcpu *v)
 	struct kvm_one_msr one = { .count = 1, .entry = { .index = MSR_TSC } };
 
 	vcpu_tsc_sync(v);
-	k->tsc_offset = v->arch.msr.tsc_offset;
-	offset += v->tsc_direct ? v->tsc_host_offset : vclock_tsc(v->clock) - tsc_read();
-	if (k->vm->tsc_offset && kvm_call(k, KVM_SET_DEVICE_ATTR, &attr) == 0)
+	k->tsc_offset = offset;
+	one.entry.data = vclock_tsc(v->clock) + offset;
+	offset += v->tsc_host_offset;
+	if (v->tsc_direct && k->vm->tsc_offset && kvm_call(k, KVM_SET_DEVICE_ATTR, &attr) == 0)
 		return 0;
-	one.entry.data = tsc_read() + offset;
 	if (kvm_call(k, KVM_SET_MSRS, &one) != 1)
 		return kvm_vcpu_fail(v, "set the TSC", errno);
 	return 0;

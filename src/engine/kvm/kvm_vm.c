@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
+#include "bus/tsc.h"
+#include "bus/vclock.h"
 #include "engine/kvm/kvm.h"
 #include "engine/kvm/kvm_priv.h"
 #include "mem/ram.h"
@@ -21,6 +22,8 @@
 /* Four pages that VT-x without "unrestricted guest" wants, where no device and no RAM is. */
 #define IDENTITY_MAP 0xfeffc000ull
 #define TSS_PAGES    0xfeffd000ul
+
+#define TSC_TOLERANCE 4000 /* 250 parts in a million */
 
 struct needed {
 	int cap;
@@ -233,6 +236,18 @@ void kvm_vm_free(struct kvm_vm *vm)
 
 /* ---- vcpus ---- */
 
+/* A guest that began on another host goes on at that one's speed. */
+static int set_tsc_speed(const struct vcpu *v, const struct kvm_vcpu *k)
+{
+	uint64_t guest = vclock_tsc_khz(v->clock), host = tsc_host_khz();
+	uint64_t apart = guest > host ? guest - host : host - guest;
+
+	/* The kernel takes as little for the same, and no clock is better than that. */
+	if (apart <= host / TSC_TOLERANCE)
+		return 0;
+	return k->vm->calls->ioctl(k->fd, KVM_SET_TSC_KHZ, guest);
+}
+
 int kvm_vcpu_open(struct vcpu *v, const char **error)
 {
 	struct kvm_vm *vm = v->engine_vm;
@@ -262,6 +277,13 @@ int kvm_vcpu_open(struct vcpu *v, const char **error)
 	if (kvm_call(k, KVM_SET_CPUID2, leaves) < 0) {
 		err = errno;
 		*error = "KVM refuses the CPU model; another --cpu may work";
+		goto fail_map;
+	}
+	if (set_tsc_speed(v, k) < 0) {
+		err = errno;
+		*error =
+			"the guest's TSC runs at another speed than this host's, and the processor "
+			"cannot scale it; another engine can go on with it";
 		goto fail_map;
 	}
 	free(leaves);
