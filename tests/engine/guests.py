@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SOURCES = os.path.join(ROOT, "guest", "tests")
 WIDTHS = {"limits": 32, "callgate": 32, "task": 32, "vm86": 32, "debug": 32, "shadow": 32, "fault": 32,
           "triple": 32, "rep": 32, "strings16": 32, "lock": 32, "real": 32, "smc": 32, "paging32": 32, "nmi": 32,
-          "paging64": 64, "long": 64, "smp": 64, "timer": 64}
+          "paging64": 64, "long": 64, "smc64": 64, "smp": 64, "timer": 64}
 CPUS = {"smp": 4}
 # Guests whose end is not a debug exit: name -> what ends them.
 ENDS = {"triple": {"insula": 3, "qemu": 0, "bochs": 1}}
