@@ -509,7 +509,7 @@ static void lower_plain(struct gen *g, const struct guest_insn *i)
 	unsigned live_after = g->at + 1 < g->block->count ? i[1].live : g->block->live_out;
 	/* Flags that must be the host's when it executes: what it reads and what it lets pass. */
 	unsigned through = i->flags_read | (live_after & ~i->flags_written);
-	bool changes = i->flags_written || i->flags_read;
+	bool changes = i->flags_touched || i->flags_read;
 	struct operand rm = { 0 };
 	struct opcode op = i->op;
 	unsigned scratches = 1;
@@ -581,7 +581,7 @@ static void lower_plain(struct gen *g, const struct guest_insn *i)
 	}
 	for (unsigned n = 0; n < i->imm_len; n++)
 		put8(&g->c, i->imm[n]);
-	if (i->flags_written)
+	if (i->flags_touched)
 		g->flags = FLAGS_HOST;
 	if (i->x87 && last_x87(g))
 		note_x87(g, i);

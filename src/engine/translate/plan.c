@@ -189,14 +189,12 @@ static void take_flags(struct guest_insn *g, const ZydisDecodedInstruction *zi,
 		break;
 	}
 	g->flags_read = (uint16_t)(f->tested & FLAGS_ARITH);
-	g->flags_written = (uint16_t)((f->modified | f->set_0 | f->set_1 |
-				       (keeps_undefined ? 0 : f->undefined)) &
-				      FLAGS_ARITH);
-	/* What it may leave alone it reads, so that the old value is there. */
-	if (conditional)
-		g->flags_read |= g->flags_written;
-	if (keeps_undefined)
-		g->flags_read |= (uint16_t)(f->undefined & FLAGS_ARITH);
+	g->flags_touched =
+		(uint16_t)((f->modified | f->set_0 | f->set_1 | f->undefined) & FLAGS_ARITH);
+	/* What it may leave alone is not written: it lives if it is read later. */
+	if (!conditional)
+		g->flags_written = g->flags_touched &
+				   (uint16_t)~(keeps_undefined ? f->undefined : 0);
 }
 
 static void take_encoding(struct guest_insn *g, const ZydisDecodedInstruction *zi,

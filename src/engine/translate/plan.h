@@ -37,7 +37,9 @@ struct guest_insn {
 	uint8_t len;
 	uint8_t kind;
 	uint16_t reads, writes; /* general registers, by bit; address registers are read */
-	uint16_t flags_read, flags_written, live; /* FLAGS_ARITH bits; live: before it */
+	/* FLAGS_ARITH bits. written: for certain; touched: besides, those it may leave as they are;
+	 * live: before it */
+	uint16_t flags_read, flags_written, flags_touched, live;
 	/* How it is encoded. */
 	struct opcode op;
 	uint8_t reg, rm, imm_len;
