@@ -112,8 +112,12 @@ static void try_iret(const char *what, uint64_t ip, uint64_t cs, uint64_t flags,
 	check_trap(what, &t, vector, error);
 }
 
-extern uint8_t user_end[], kernel_end[];
-asm("user_end: int $0x80\n"
+extern uint8_t user_end[], user_selectors[], kernel_end[], kernel_selectors[];
+asm("user_selectors: mov %ds, %eax\n"
+    "	mov %es, %ecx\n"
+    "user_end: int $0x80\n"
+    "kernel_selectors: mov %ds, %eax\n"
+    "	mov %es, %ecx\n"
     "kernel_end: int $0x81\n");
 
 static void irets(void)
@@ -156,6 +160,24 @@ static void irets(void)
 	f = (struct iret){ user, USER_CODE, 0x3002, USER_SP, USER_DATA };
 	t = catch(do_iret, &f);
 	check_eq("IOPL from level 0", t.flags, 0x3002);
+	/* On the way out null selectors lose their RPL, as a kernel's sigreturn may have set it. */
+	for (unsigned rpl = 0; rpl < 4; rpl++) {
+		asm volatile("mov %0, %%ds\n mov %0, %%es\n mov %0, %%gs" ::"r"(rpl));
+		wrmsr(MSR_GS_BASE, 0x123456789000);
+		f = (struct iret){ (word)user_selectors + USER_ALIAS, USER_CODE, 2, USER_SP, USER_DATA };
+		t = catch(do_iret, &f);
+		check_trap("to user mode with null DS and ES", &t, USER_END, 0);
+		check_eq("DS", t.frame.ax, 0);
+		check_eq("ES", t.frame.cx, 0);
+		check_eq("the base of a null GS", rdmsr(MSR_GS_BASE), 0x123456789000);
+		asm volatile("mov %0, %%ds\n mov %0, %%es" ::"r"(rpl));
+		f = (struct iret){ (word)kernel_selectors, CODE, 2, sp, DATA };
+		t = catch(do_iret, &f);
+		check_eq("null DS on a return to the same level", t.frame.ax, rpl);
+		check_eq("and ES", t.frame.cx, rpl);
+	}
+	asm volatile("mov %0, %%ds\n mov %0, %%es\n mov %0, %%gs" ::"r"(DATA));
+	wrmsr(MSR_GS_BASE, 0);
 }
 
 /* SYSCALL lands here with the user's RSP: note what there is and end by a trap. */

@@ -18,6 +18,8 @@ void data_segments_drop(struct vcpu *v)
 		if ((s->attr & SEG_P) && !attr_is_conforming(s->attr) &&
 		    SEG_DPL(s->attr) < v->arch.cpl)
 			*s = (struct segment){ 0 };
+		else if (!(s->selector & ~3u)) /* null: FS and GS keep their bases */
+			s->selector = 0;
 	}
 }
 
