@@ -255,7 +255,14 @@ char **runtime_names(struct runtime_dir *dir)
 	char **names = calloc(room, sizeof(*names));
 	struct dirent *entry;
 
-	while (names && list && (entry = readdir(list))) {
+	if (!names || !list) {
+		if (list)
+			closedir(list);
+		else if (fd >= 0)
+			close(fd);
+		return names;
+	}
+	while ((entry = readdir(list))) {
 		char name[RUNTIME_NAME_MAX + 1];
 
 		if (!name_of(entry->d_name, name))
@@ -273,12 +280,8 @@ char **runtime_names(struct runtime_dir *dir)
 			break;
 		names[++count] = NULL;
 	}
-	if (list)
-		closedir(list);
-	else if (fd >= 0)
-		close(fd);
-	if (names)
-		qsort(names, count, sizeof(*names), compare);
+	closedir(list);
+	qsort(names, count, sizeof(*names), compare);
 	return names;
 }
 

@@ -470,10 +470,11 @@ static bool pages_watch(struct trace_cache *c, const struct trace *t, uint64_t f
 	unsigned turn;
 
 	for (turn = 0; turn < SETTLE_TURNS; turn++) {
-		bool settled = page_add_code(ram, &c->listener, t->gpa >> PAGE_SHIFT, first) &
-			       (!second ||
-				page_add_code(ram, &c->listener, t->gpa2 >> PAGE_SHIFT, second));
+		bool settled = page_add_code(ram, &c->listener, t->gpa >> PAGE_SHIFT, first);
 
+		/* Both are watched, whatever the first says. */
+		if (second && !page_add_code(ram, &c->listener, t->gpa2 >> PAGE_SHIFT, second))
+			settled = false;
 		if (likely(settled))
 			return true;
 		__builtin_ia32_pause();
