@@ -8,7 +8,7 @@ from life import detached, kernel, ps
 from machine import HALT_FOR_EVER, LOAD, POWER_OFF, Skip, expect, read_until, say, wait_until
 from snapshot import SUM, snapshot
 
-TURNS = 100_000
+TURNS = 50_000
 ALL = ("kvm", "interpret", "translate")
 
 
