@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "block/block_io.h"
+#include "block/block_overlay.h"
 
 #define DEPTH_DEFAULT 64
 #define DIRECT_MIN    (256u << 10) /* above what a guest's kernel reads ahead by itself */
@@ -110,9 +111,12 @@ void block_submit(struct block *block, struct block_request *request)
 	ASSERT(request->iov_count <= BLOCK_IOV_MAX);
 	request->next = NULL;
 	request->completed = 0;
-	request->fd = choose_fd(block, request);
 	request->mode = fallocate_mode(request->op);
+	if (!block->overlay)
+		request->fd = choose_fd(block, request);
 	pthread_mutex_lock(&block->lock);
+	if (block->overlay)
+		request->fd = overlay_route(block, request);
 	block->in_flight++;
 	if (!ahead_take(block, request)) {
 		block->in_kernel++;
@@ -189,7 +193,8 @@ static bool must_continue(struct block *block, struct block_request *request)
 		return false;
 	}
 	consume_iov(request, (unsigned)result);
-	request->fd = block->fd;
+	if (request->fd == block->direct_fd)
+		request->fd = block->fd;
 	return true;
 }
 
@@ -270,6 +275,21 @@ void block_drain(struct block *block)
 	pthread_mutex_unlock(&block->lock);
 }
 
+int block_copy(struct block *block)
+{
+	int fd = block_temporary(block->info.size_bytes), err;
+
+	if (fd < 0)
+		return fd;
+	pthread_mutex_lock(&block->lock);
+	err = overlay_copy(block, fd);
+	pthread_mutex_unlock(&block->lock);
+	if (!err)
+		return fd;
+	close(fd);
+	return err;
+}
+
 static enum block_io choose_io(enum block_io wish)
 {
 	const char *name = getenv("INSULA_IO");
@@ -343,6 +363,7 @@ void block_close(struct block *block)
 		close(block->direct_fd);
 	if (block->fd >= 0)
 		close(block->fd);
+	overlay_close(block->overlay);
 	ahead_fini(block);
 	pthread_cond_destroy(&block->finished_some);
 	pthread_mutex_destroy(&block->lock);

@@ -75,6 +75,13 @@ struct block_options {
 	bool read_only;
 	bool direct; /* bypass the host's page cache wherever alignment permits; else only for
 			large reads of what it does not hold */
+	/*
+	 * What is written stays apart, and is gone when the disk is closed; the image is opened to
+	 * read, and nobody may write it meanwhile. base_fd: that image, taken over, instead of
+	 * path; 0: none. Not with read_only.
+	 */
+	bool overlay;
+	int base_fd;
 	enum block_io io;
 	unsigned depth; /* requests in flight; 0: 64 */
 };
@@ -87,6 +94,12 @@ struct block_options {
 struct block *block_raw_open(struct loop *loop, const struct block_options *options, char *error);
 /* Drains first. The loop must not be dispatching this back end. */
 void block_close(struct block *block);
+
+/*
+ * The disk as it is now, in a new file without a name; nothing in flight. A descriptor or -errno.
+ * Shares the image's blocks where the file system can, else copies.
+ */
+int block_copy(struct block *block) __attribute__((warn_unused_result));
 
 const struct block_info *block_info(const struct block *block);
 

@@ -35,10 +35,11 @@ struct block {
 	struct loop *loop; /* borrowed */
 	struct loop_fd *watch;
 	int ready_fd;
-	int fd;                /* through the page cache */
-	int direct_fd;         /* past it; -1 if there is none */
-	bool direct_always;    /* not only for what is better read past it */
-	uint32_t direct_align; /* of offsets and lengths on direct_fd */
+	int fd;                  /* through the page cache */
+	int direct_fd;           /* past it; -1 if there is none */
+	bool direct_always;      /* not only for what is better read past it */
+	struct overlay *overlay; /* NULL: fd is the image */
+	uint32_t direct_align;   /* of offsets and lengths on direct_fd */
 	void (*batch_end)(void *ctx);
 	void *batch_ctx;
 
@@ -53,6 +54,9 @@ struct block {
 
 /* Lock held. The result of the host: bytes for READ and WRITE, 0 for others, or -errno. */
 void block_io_finish(struct block *block, struct block_request *request, int result);
+
+/* block_overlay.c: an empty file without a name. A descriptor or -errno. */
+int block_temporary(uint64_t bytes);
 
 /* block.c */
 void block_init(struct block *block, struct loop *loop);

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "block/block.h"
 #include "block/block_io.h"
+#include "block/block_overlay.h"
 
 static int fail(char *error, int err, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -129,12 +130,42 @@ static void open_direct(struct block *block, const char *path)
 	block->direct_align = offset;
 }
 
+static int open_overlay(struct block *block, const struct block_options *options, char *error)
+{
+	const char *path = options->path;
+	int err = 0;
+
+	block->info.iov_align = 1;
+	block->fd = options->base_fd ? options->base_fd : open(path, O_RDONLY | O_CLOEXEC);
+	if (block->fd < 0)
+		return fail(error, -errno, "disk %s: %s", path, strerror(errno));
+	/* Of others to write it; those who read it are many. */
+	block->info.read_only = true;
+	if (!options->base_fd)
+		err = lock_image(block, path, error);
+	block->info.read_only = false;
+	if (!err)
+		err = measure(block, path, error);
+	if (err)
+		return err;
+	err = overlay_open(block);
+	if (err)
+		return fail(error, err, "disk %s: what is written to it has no place: %s", path,
+			    strerror(-err));
+	if (fallocate(block->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		      (off_t)block->info.size_bytes, 4096) == 0)
+		block->info.can_discard = block->info.can_write_zeroes = true;
+	return 0;
+}
+
 static int open_file(struct block *block, const struct block_options *options, char *error)
 {
 	const char *path = options->path;
 	struct stat st;
 	int err;
 
+	if (options->overlay)
+		return open_overlay(block, options, error);
 	/* Looked at before it is opened: opening a FIFO or a tape has consequences. */
 	if (stat(path, &st) < 0)
 		return fail(error, -errno, "disk %s: %s", path, strerror(errno));

@@ -203,7 +203,9 @@ static int add_disk(struct board *b, const struct board_options *options, unsign
 {
 	struct board_devices *d = b->devices;
 	struct block_options block = { .path = options->disks[n].path,
-				       .read_only = options->disks[n].read_only };
+				       .read_only = options->disks[n].read_only,
+				       .overlay = options->disks[n].overlay,
+				       .base_fd = options->disks[n].base_fd };
 	char serial[24];
 
 	d->block[n] = block_raw_open(options->loop, &block, error);
@@ -521,6 +523,11 @@ void board_renew(struct board *board)
 	/* Without it the guest is as well off as on a machine that has no such device. */
 	if (vmgenid_renew(board->ram, MAP_VMGENID) == 0)
 		acpi_pm_gpe(board->devices->pm, MAP_GPE_VMGENID);
+}
+
+int board_disk_copy(struct board *board, unsigned n)
+{
+	return block_copy(board->devices->block[n]);
 }
 
 void board_console_resize(struct board *board, uint16_t columns, uint16_t rows)

@@ -36,6 +36,8 @@ struct apic_bus;
 struct board_disk {
 	const char *path;
 	bool read_only;
+	bool overlay; /* as in block_options */
+	int base_fd;
 };
 
 struct board_options {
@@ -97,6 +99,10 @@ void board_power_button(struct board *board);
 /* The machine goes on from a moment that may be another's too: the generation ID changes and the
  * guest hears of it. Vcpus stopped. */
 void board_renew(struct board *board);
+
+/* A file with what disk n holds, between quiesce and resume: a descriptor of the caller's or
+ * -errno. */
+int board_disk_copy(struct board *board, unsigned n) __attribute__((warn_unused_result));
 
 /* The size of the terminal behind options.console. Any thread. */
 void board_console_resize(struct board *board, uint16_t columns, uint16_t rows);

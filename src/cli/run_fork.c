@@ -28,6 +28,7 @@
 
 #define STATE_FD 3
 #define RAM_FD   4
+#define DISK_FD  5
 
 static int refuse(struct control_call *call, int err, const char *sentence)
 {
@@ -54,7 +55,7 @@ static int children_verb_run(const struct verb *verb, int argc, char **argv)
 	children.pattern = argv[3];
 	children.exact = strcmp(argv[4], "exact") == 0;
 	children.json = strcmp(argv[5], "json") == 0;
-	run->snapshot = vm_snapshot_open_fork(STATE_FD, RAM_FD, error);
+	run->snapshot = vm_snapshot_open_fork(STATE_FD, RAM_FD, DISK_FD, error);
 	if (!run->snapshot)
 		fprintf(stderr, "insula: %s\n", error);
 	else if (!run_undescribe(&run->options, vm_snapshot_run(run->snapshot)))
@@ -131,10 +132,9 @@ static int spawn(const struct run *run, const struct children_options *o,
 			 (char *)(o->exact ? "exact" : "any"),
 			 (char *)(o->json ? "json" : "names"),
 			 NULL };
-	/* Out of the way of the places where they go. */
-	int from[] = { out_fd, err_fd, fcntl(point->state_fd, F_DUPFD_CLOEXEC, 10),
-		       fcntl(point->ram_fd, F_DUPFD_CLOEXEC, 10) };
+	int from[4 + BOARD_DISKS_MAX] = { out_fd, err_fd, point->state_fd, point->ram_fd };
 	int to[] = { STDOUT_FILENO, STDERR_FILENO, STATE_FD, RAM_FD }, err;
+	unsigned files_count = 4 + point->disk_count;
 	sigset_t none;
 
 	snprintf(count, sizeof(count), "%u", o->count);
@@ -144,12 +144,18 @@ static int spawn(const struct run *run, const struct children_options *o,
 	posix_spawnattr_setsigmask(&attributes, &none);
 	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
 	posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDWR, 0);
-	for (int i = 0; i < 4; i++)
-		posix_spawn_file_actions_adddup2(&files, from[i], to[i]);
+	/* Out of the way of the places where they go. */
+	for (unsigned i = 0; i < files_count; i++) {
+		int fd = i < 4 ? from[i] : point->disk_fd[i - 4];
+
+		from[i] = fcntl(fd, F_DUPFD_CLOEXEC, DISK_FD + BOARD_DISKS_MAX);
+		posix_spawn_file_actions_adddup2(&files, from[i],
+						 i < 4 ? to[i] : DISK_FD + (int)i - 4);
+	}
 	err = -posix_spawn(pid, "/proc/self/exe", &files, &attributes, argv, environ);
 	posix_spawn_file_actions_destroy(&files);
 	posix_spawnattr_destroy(&attributes);
-	for (int i = 2; i < 4; i++)
+	for (unsigned i = 0; i < files_count; i++)
 		if (from[i] >= 0)
 			close(from[i]);
 	return err;
@@ -289,8 +295,7 @@ int run_fork(void *ctx, struct control_call *call)
 		err = fork_point(run, &extra, &point, call->error);
 	if (!err) {
 		err = start_children(run, &children, &point, call);
-		close(point.state_fd);
-		close(point.ram_fd);
+		vm_fork_point_close(&point);
 	}
 	json_decref((json_t *)extra.run);
 	return err;

@@ -114,12 +114,30 @@ static int wait_copier(pid_t copier)
 	return WIFEXITED(status) ? -WEXITSTATUS(status) : -ECANCELED;
 }
 
-static void point_close(struct vm_fork_point *point)
+void vm_fork_point_close(struct vm_fork_point *point)
 {
+	while (point->disk_count)
+		close(point->disk_fd[--point->disk_count]);
 	if (point->state_fd >= 0)
 		close(point->state_fd);
 	if (point->ram_fd >= 0)
 		close(point->ram_fd);
+}
+
+/* The machine paused, its transfers done. */
+static int copy_disks(struct vm *vm, struct vm_fork_point *point, char *error)
+{
+	for (unsigned i = 0; i < vm->options.board.disk_count; i++) {
+		int fd;
+
+		if (vm->options.board.disks[i].read_only)
+			continue;
+		fd = board_disk_copy(vm->board, i);
+		if (fd < 0)
+			return fail(error, fd, "a disk cannot be copied");
+		point->disk_fd[point->disk_count++] = fd;
+	}
+	return 0;
 }
 
 /* The machine stands still within. */
@@ -133,6 +151,8 @@ static int take(struct vm *vm, const struct snapshot_extra *extra, struct state_
 	if (err)
 		return fail(error, err, "the VM has ended");
 	err = snapshot_collect(vm, extra, w, session, session_len, error);
+	if (!err)
+		err = copy_disks(vm, point, error);
 	if (!err) {
 		err = freeze_ram(vm, &point->ram_fd, copier);
 		if (err)
@@ -154,18 +174,6 @@ int vm_fork_point(struct vm *vm, const struct snapshot_extra *extra, struct vm_f
 	int err;
 
 	*point = (struct vm_fork_point){ .state_fd = -1, .ram_fd = -1 };
-	for (size_t i = 0; i < vm->options.board.disk_count; i++) {
-		const struct board_disk *disk = &vm->options.board.disks[i];
-
-		if (disk->read_only)
-			continue;
-		free(run);
-		snprintf(error, SNAPSHOT_ERROR_MAX,
-			 "disk %.300s can be written, so that children cannot share it; start the "
-			 "VM with the disk read-only",
-			 disk->path);
-		return -EROFS;
-	}
 	snprintf(error, SNAPSHOT_ERROR_MAX, "out of memory");
 	state_writer_init(&w);
 	point->state_fd = memfd_create("insula-fork", MFD_CLOEXEC);
@@ -187,7 +195,7 @@ int vm_fork_point(struct vm *vm, const struct snapshot_extra *extra, struct vm_f
 	}
 	if (err) {
 		wait_copier(copier);
-		point_close(point);
+		vm_fork_point_close(point);
 	}
 	state_writer_fini(&w);
 	free(session);
@@ -246,7 +254,7 @@ static int read_state(struct vm_snapshot *s, int fd)
 	return err;
 }
 
-struct vm_snapshot *vm_snapshot_open_fork(int state_fd, int ram_fd, char *error)
+struct vm_snapshot *vm_snapshot_open_fork(int state_fd, int ram_fd, int disk_fd, char *error)
 {
 	struct vm_snapshot *s = calloc(1, sizeof(*s));
 	int err = -ENOMEM;
@@ -255,6 +263,7 @@ struct vm_snapshot *vm_snapshot_open_fork(int state_fd, int ram_fd, char *error)
 	if (s) {
 		s->file.fd = -1;
 		s->ram_fd = ram_fd;
+		s->disk_fd = disk_fd;
 		err = read_state(s, state_fd);
 		if (err)
 			snprintf(error, SNAPSHOT_ERROR_MAX, "the fork %.300s", s->file.error);

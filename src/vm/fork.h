@@ -9,15 +9,19 @@
 
 #include <stdint.h>
 
+#include "board/board.h"
+
 struct snapshot_extra;
 struct snapshot_wishes;
 struct vm;
 struct vm_snapshot;
 
-/* A VM at one moment, in two files in memory that can be handed to another process. */
+/* A VM at one moment, in files that can be handed to another process. */
 struct vm_fork_point {
-	int state_fd,
-		ram_fd;    /* the caller's; state_fd can be read by this version of Insula only */
+	int state_fd; /* the caller's, as all here; this version of Insula alone can read it */
+	int ram_fd;
+	int disk_fd[BOARD_DISKS_MAX]; /* copies of the disks that can be written, in order */
+	unsigned disk_count;
 	uint64_t pause_ns; /* for how long the machine stood still */
 };
 
@@ -29,9 +33,13 @@ struct vm_fork_point {
 int vm_fork_point(struct vm *vm, const struct snapshot_extra *extra, struct vm_fork_point *point,
 		  char *error) __attribute__((warn_unused_result));
 
-/* The other end; both descriptors are the snapshot's from here on. NULL with errno and a sentence.
+void vm_fork_point_close(struct vm_fork_point *point);
+
+/*
+ * The other end: descriptors as above, the disks' one after the other from disk_fd on, the
+ * snapshot's from here on. NULL with errno and a sentence.
  */
-struct vm_snapshot *vm_snapshot_open_fork(int state_fd, int ram_fd, char *error);
+struct vm_snapshot *vm_snapshot_open_fork(int state_fd, int ram_fd, int disk_fd, char *error);
 
 /*
  * Makes RAM of a snapshot or a fork, so that machines in processes forked from this one share what

@@ -413,6 +413,15 @@ int vm_snapshot(struct vm *vm, const struct snapshot_options *options,
 	int err;
 
 	*report = (struct snapshot_report){ 0 };
+	for (size_t i = 0; i < vm->options.board.disk_count; i++) {
+		if (!vm->options.board.disks[i].overlay)
+			continue;
+		snprintf(error, SNAPSHOT_ERROR_MAX,
+			 "what this child of another VM has written to disk %.300s ends with it: "
+			 "it can be forked, not saved",
+			 vm->options.board.disks[i].path);
+		return -EOPNOTSUPP;
+	}
 	state_writer_init(&state);
 	err = snapshot_create(&w, options->path);
 	if (!err && options->compress) {
@@ -582,6 +591,7 @@ int vm_snapshot_apply(struct vm_snapshot *s, struct vm_options *options,
 	const struct machine_state *m = &s->machine;
 	struct board_options *board = &options->board;
 	uint8_t boot[BOOT_ID_LEN];
+	int bases = 0;
 
 	if (!board->console != !m->console || !board->agent != !m->agent) {
 		snprintf(error, SNAPSHOT_ERROR_MAX,
@@ -598,12 +608,18 @@ int vm_snapshot_apply(struct vm_snapshot *s, struct vm_options *options,
 	board->ram = s->ram;
 	board->debug_exit = m->debug_exit;
 	for (unsigned i = 0; i < m->disks; i++) {
-		int err = wishes->trust_disks ? 0 : check_disk(&s->disks[i], error);
+		bool base = s->ram_fd >= 0 && !s->disks[i].read_only;
+		int err = wishes->trust_disks || base ? 0 : check_disk(&s->disks[i], error);
 
 		if (err)
 			return err;
-		s->board_disks[i] = (struct board_disk){ .path = (const char *)s->disks[i].path,
-							 .read_only = s->disks[i].read_only };
+		/* Children write each into an overlay of its own. */
+		s->board_disks[i] =
+			(struct board_disk){ .path = (const char *)s->disks[i].path,
+					     .read_only = s->disks[i].read_only,
+					     .overlay = s->ram && !s->disks[i].read_only,
+					     .base_fd = base ? s->disk_fd + bases : 0 };
+		bases += base;
 	}
 	board->disks = s->board_disks;
 	board->disk_count = m->disks;

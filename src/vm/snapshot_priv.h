@@ -49,6 +49,7 @@ struct vm_snapshot {
 	 * from it. Owned until a machine takes it. */
 	struct ram *ram;
 	bool ram_shared; /* a machine took it */
+	int disk_fd;     /* of a fork: the first of its disks' bases */
 	int ram_fd;      /* of a fork: what RAM holds; -1: it is in the file */
 };
 

@@ -117,6 +117,50 @@ def test_restore_several(host):
     ask(console(host, "a"), b"echo $x $(cat /tmp/file) $(hostname)", b"6 common insula\r\n")
 
 
+def test_disks(host):
+    """A disk that can be written: each child has it as it was, and writes what nobody else sees."""
+    with open(host.path("disk"), "wb") as file:
+        for i in range(512):
+            file.write(b"%07d\n" % i * 512)
+    before = open(host.path("disk"), "rb").read()
+    host.run("run", "debian", "-d", "--name", "d", "--disk", host.path("disk")).expect(0)
+    ready(host, "d")
+
+    def write(name, page, word, offset=0):
+        ask(console(host, name), f"printf %-8s {word} | dd of=/dev/vda bs=1 seek={page * 4096 + offset} conv=notrunc "
+            "2>/dev/null; sync; echo 3 > /proc/sys/vm/drop_caches; echo done-$((1 + 1))".encode(), b"done-2")
+
+    def says(name, *pages):
+        seen = ask(console(host, name), b"echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=64k 2>/dev/null | md5sum; "
+                   b"echo all-$((1 + 1))", b"all-2")
+        want = bytearray(before)
+        for page, word, offset in pages:
+            want[page * 4096 + offset:page * 4096 + offset + 8] = word.ljust(8).encode()
+        digest = hashlib.md5(want).hexdigest().encode()
+        expect(digest in seen, f"{name}: {seen!r}, not {digest!r}")
+
+    write("d", 3, "parent")
+    host.run("fork", "d", "-n", "2").expect(0, err=b"")
+    write("d", 4, "later")
+    write("d-1", 3, "one", 8)
+    write("d-2", 511, "two", 4088)
+    says("d", (3, "parent", 0), (4, "later", 0))
+    says("d-1", (3, "parent", 0), (3, "one", 8))
+    says("d-2", (3, "parent", 0), (511, "two", 4088))
+    host.run("fork", "d-1", "--name", "grand").expect(0, err=b"")
+    write("d-1", 3, "more", 16)
+    says("grand", (3, "parent", 0), (3, "one", 8))
+    for name in ("d-1", "d-2", "grand"):
+        host.run("kill", name).expect(0)
+    snapshot(host, "d", host.path("d.snap"), "--stop")
+    after = open(host.path("disk"), "rb").read()
+    host.run("restore", host.path("d.snap"), "-n", "2", "--name", "t%d").expect(0, err=b"")
+    write("t1", 0, "t-one")
+    says("t1", (3, "parent", 0), (4, "later", 0), (0, "t-one", 0))
+    says("t2", (3, "parent", 0), (4, "later", 0))
+    expect(open(host.path("disk"), "rb").read() == after, "a child wrote the disk itself")
+
+
 def test_refused(host):
     host.run("fork", "nobody").expect_refusal(1, "nobody")
     host.run("fork", "p", "-n", "0").expect_refusal(2, "a number from 1 to 10000")
@@ -125,7 +169,9 @@ def test_refused(host):
     host.run("restore", "x", "-n", "2", "--name", "%d%d").expect_refusal(2, "--name %d%d")
     disk = host.write("disk", bytes(1 << 20))
     host.run("run", "-d", "--name", "d", "--kernel", kernel(host, HALT_FOR_EVER), "--mem", "16M", "--disk", disk).expect(0)
-    host.run("fork", "d").expect_refusal(1, disk, "can be written")
+    host.run("fork", "d", "--name", "e").expect(0, out=b"e\n", err=b"")
+    host.run("snapshot", "e", host.path("s")).expect_refusal(1, disk, "it can be forked, not saved")
+    host.run("kill", "e").expect(0)
     host.run("kill", "d").expect(0)
     host.run("run", "-d", "--name", "d", "--kernel", kernel(host, HALT_FOR_EVER), "--mem", "16M", "--disk",
              disk + ",ro").expect(0)
