@@ -197,6 +197,36 @@ bool boot_elf_overlaps(const struct boot_elf *elf, uint64_t base, uint64_t len)
 	return false;
 }
 
+#define BLOCK     4096u
+#define ZEROS_RUN 16u /* blocks that are worth a call */
+
+static bool is_zero(const uint8_t *bytes, size_t len)
+{
+	return !bytes[0] && !memcmp(bytes, bytes + 1, len - 1);
+}
+
+/* Unpacked kernels hold megabytes of zeros, which need not take up memory. */
+static int segment_write(struct ram *ram, gpa_t at, const uint8_t *bytes, uint64_t len)
+{
+	uint64_t written = 0;
+	int err = 0;
+
+	for (uint64_t i = 0; i + BLOCK <= len && !err;) {
+		uint64_t end = i;
+
+		while (end + BLOCK <= len && is_zero(bytes + end, BLOCK))
+			end += BLOCK;
+		if (end - i >= ZEROS_RUN * BLOCK) {
+			err = ram_write(ram, at + written, bytes + written, i - written);
+			if (!err)
+				err = ram_zero(ram, at + i, end - i);
+			written = end;
+		}
+		i = end > i ? end : i + BLOCK;
+	}
+	return err ? err : ram_write(ram, at + written, bytes + written, len - written);
+}
+
 int boot_elf_load(const struct boot_machine *machine, const uint8_t *image,
 		  const struct boot_elf *elf)
 {
@@ -206,11 +236,12 @@ int boot_elf_load(const struct boot_machine *machine, const uint8_t *image,
 	}
 	for (unsigned i = 0; i < elf->segment_count; i++) {
 		const struct boot_elf_segment *seg = &elf->segment[i];
-		int err = ram_write(machine->ram, seg->paddr, image + seg->offset, seg->file_len);
+		int err =
+			segment_write(machine->ram, seg->paddr, image + seg->offset, seg->file_len);
 
 		if (!err)
-			err = boot_memory_zero(machine->ram, seg->paddr + seg->file_len,
-					       seg->mem_len - seg->file_len);
+			err = ram_zero(machine->ram, seg->paddr + seg->file_len,
+				       seg->mem_len - seg->file_len);
 		if (err)
 			return err;
 	}

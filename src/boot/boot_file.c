@@ -8,18 +8,30 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define FIRST_GUESS (1u << 20)
+#define HUGE_BYTES  (2u << 20)
 
 static int read_all(struct boot_file *file, int fd, size_t capacity, size_t max_len)
 {
 	file->len = 0;
-	file->bytes = malloc(capacity);
+	/* A kernel has more than ten thousand small pages, each a fault of its own. */
+	if (capacity > 2 * HUGE_BYTES) {
+		capacity = (capacity + HUGE_BYTES - 1) & ~(size_t)(HUGE_BYTES - 1);
+		file->bytes = aligned_alloc(HUGE_BYTES, capacity);
+		if (file->bytes)
+			(void)madvise(file->bytes, capacity, MADV_HUGEPAGE);
+	} else {
+		file->bytes = malloc(capacity);
+	}
 	if (!file->bytes)
 		return -ENOMEM;
 	for (;;) {
+		if (file->len > max_len)
+			return -EFBIG;
 		if (file->len == capacity) {
 			if (capacity > max_len)
 				return -EFBIG;

@@ -1,5 +1,5 @@
 /*
- * The machine's memory map as loaders see it. Pure, but for boot_memory_zero().
+ * The machine's memory map as loaders see it. Pure.
  * Invariant: no sum here can wrap; lengths are compared against what is left.
  */
 #include "boot/boot_memory.h"
@@ -46,22 +46,6 @@ unsigned long boot_memory_mib(const struct boot_machine *machine)
 	}
 	/* Rounded: the holes below 1 MiB should not turn 64 MiB into 63. */
 	return (unsigned long)((sum + (1u << 19)) >> 20);
-}
-
-int boot_memory_zero(struct ram *ram, gpa_t base, uint64_t len)
-{
-	static const uint8_t zeros[1 << 16];
-
-	while (len) {
-		size_t piece = len < sizeof(zeros) ? (size_t)len : sizeof(zeros);
-		int err = ram_write(ram, base, zeros, piece);
-
-		if (err)
-			return err;
-		base += piece;
-		len -= piece;
-	}
-	return 0;
 }
 
 gpa_t boot_memory_place_high(const struct boot_machine *machine, uint64_t len, uint64_t align,

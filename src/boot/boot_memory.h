@@ -19,9 +19,6 @@ uint64_t boot_memory_low_end(const struct boot_machine *machine);
 /* All usable RAM in MiB, for sentences. */
 unsigned long boot_memory_mib(const struct boot_machine *machine);
 
-/* As memset to 0. -EFAULT outside RAM. */
-int boot_memory_zero(struct ram *ram, gpa_t base, uint64_t len) __attribute__((warn_unused_result));
-
 /*
  * The highest aligned place for len bytes that ends at or below `limit`, begins
  * at or above `floor` and is RAM; 0 if there is none. align: a power of two.

@@ -16,6 +16,10 @@
 
 #define HUGE_BYTES     0x200000ull
 #define RAM_SIZE_LIMIT (1ull << 44)
+#define POPULATE_BYTES (64u << 10)
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 /* What engines hold of pages is theirs alone: a copy of the process begins with nothing. */
 static void *reserve(size_t bytes)
@@ -273,6 +277,15 @@ gpa_t ram_damage(const struct ram *ram)
 	return offset == RAM_NOWHERE ? UINT64_MAX : gpa_of_offset(ram, offset);
 }
 
+/* Takes the faults of a long write at once. Only for speed: kernels before 5.14 refuse. */
+static void populate(const struct ram *ram, uint64_t offset, size_t len)
+{
+	uint64_t first = offset & PAGE_MASK;
+
+	if (len >= POPULATE_BYTES)
+		(void)madvise(ram->host + first, offset + len - first, MADV_POPULATE_WRITE);
+}
+
 int ram_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len)
 {
 	uint64_t offset = ram_offset(ram, gpa, len, false);
@@ -282,7 +295,31 @@ int ram_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len)
 	if (offset == RAM_NOWHERE)
 		return -EFAULT;
 	ram_fetch(ram, offset, len);
+	populate(ram, offset, len);
 	bytes_copy(ram->host + offset, bytes, len);
+	page_write_end(ram, NULL, gpa, len);
+	return 0;
+}
+
+int ram_zero(struct ram *ram, gpa_t gpa, size_t len)
+{
+	uint64_t offset = ram_offset(ram, gpa, len, false);
+	uint64_t first, last;
+
+	if (!len)
+		return 0;
+	if (offset == RAM_NOWHERE)
+		return -EFAULT;
+	ram_fetch(ram, offset, len);
+	first = (offset + PAGE_SIZE - 1) & PAGE_MASK;
+	last = (offset + len) & PAGE_MASK;
+	/* A hole costs nothing until it is touched. Refused where the mapping is a private one. */
+	if (first < last && !madvise(ram->host + first, last - first, MADV_REMOVE)) {
+		bytes_zero(ram->host + offset, first - offset);
+		bytes_zero(ram->host + last, offset + len - last);
+	} else {
+		bytes_zero(ram->host + offset, len);
+	}
 	page_write_end(ram, NULL, gpa, len);
 	return 0;
 }

@@ -127,6 +127,8 @@ gpa_t ram_gpa_of(const struct ram *ram, const void *host);
  */
 int ram_write(struct ram *ram, gpa_t gpa, const void *bytes, size_t len)
 	__attribute__((warn_unused_result));
+/* The same with zeros, which take up no memory where that is possible. */
+int ram_zero(struct ram *ram, gpa_t gpa, size_t len) __attribute__((warn_unused_result));
 int ram_read(struct ram *ram, gpa_t gpa, void *bytes, size_t len)
 	__attribute__((warn_unused_result));
 

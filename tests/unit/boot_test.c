@@ -281,7 +281,7 @@ static void test_pvh(void **state)
 	elf_make(image, 2 * MIB, true);
 	file_write(m.kernel, image, sizeof(image));
 	file_write(m.module, "module bytes", 12);
-	assert_int_equal(boot_memory_zero(m.boot.ram, 2 * MIB, 0x2000), 0);
+	assert_int_equal(ram_zero(m.boot.ram, 2 * MIB, 0x2000), 0);
 	assert_int_equal(ram_write(m.boot.ram, 2 * MIB + 0x1800, "left over", 9), 0);
 	assert_int_equal(load(&m, m.module, "hello"), 0);
 	assert_int_equal(m.entry.mode, BOOT_MODE_PROT32);

@@ -151,6 +151,32 @@ static void the_memfd_is_the_memory(void **state)
 	ram_free(ram);
 }
 
+static void zeros_take_no_memory(void **state)
+{
+	struct ram *ram = ram_new(MIB);
+	uint8_t *bytes = malloc(MIB), *back = malloc(MIB);
+	struct stat before, after;
+
+	memset(bytes, 0xa5, MIB);
+	assert_int_equal(ram_write(ram, 0, bytes, MIB), 0);
+	assert_int_equal(fstat(ram_fd(ram), &before), 0);
+	assert_int_equal(ram_zero(ram, 0x1001, 0x80000), 0);
+	assert_int_equal(ram_zero(ram, 0xa0010, 0x20), 0);
+	assert_int_equal(ram_zero(ram, MIB - 1, 1), 0);
+	assert_int_equal(ram_zero(ram, MIB, 0), 0);
+	/* Reading would fill the hole. */
+	assert_int_equal(fstat(ram_fd(ram), &after), 0);
+	assert_true(after.st_blocks <= before.st_blocks - 0x7f000 / 512);
+	memset(bytes + 0x1001, 0, 0x80000);
+	memset(bytes + 0xa0010, 0, 0x20);
+	bytes[MIB - 1] = 0;
+	assert_int_equal(ram_read(ram, 0, back, MIB), 0);
+	assert_memory_equal(bytes, back, MIB);
+	free(bytes);
+	free(back);
+	ram_free(ram);
+}
+
 static void wild_ranges_touch_nothing(void **state)
 {
 	struct hearer a = HEARER;
@@ -173,6 +199,7 @@ static void wild_ranges_touch_nothing(void **state)
 		assert_int_equal(dma_write(ram, wild[i].gpa, byte, wild[i].len), -EFAULT);
 		assert_int_equal(ram_read(ram, wild[i].gpa, byte, wild[i].len), -EFAULT);
 		assert_int_equal(ram_write(ram, wild[i].gpa, byte, wild[i].len), -EFAULT);
+		assert_int_equal(ram_zero(ram, wild[i].gpa, wild[i].len), -EFAULT);
 		assert_int_equal(dma_map(ram, wild[i].gpa, wild[i].len, DMA_TO_GUEST, &mapping),
 				 -EFAULT);
 		assert_int_equal(page_write_begin(ram, NULL, wild[i].gpa, wild[i].len), -EFAULT);
@@ -579,6 +606,7 @@ int main(void)
 		cmocka_unit_test(futex_times_out),
 		cmocka_unit_test(sizes),
 		cmocka_unit_test(the_memfd_is_the_memory),
+		cmocka_unit_test(zeros_take_no_memory),
 		cmocka_unit_test(wild_ranges_touch_nothing),
 		cmocka_unit_test(rom_is_read_only),
 		cmocka_unit_test(grants_are_revoked_by_code),
