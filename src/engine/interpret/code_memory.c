@@ -15,9 +15,10 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
-#define STEP  (4ull << 20)
+#define PAGE_BYTES 4096u
+#define STEP       (4ull << 20)
 /* What a 32-bit displacement spans, but for the text's own size. Several vcpus share it. */
-#define REACH (1920ull << 20)
+#define REACH      (1920ull << 20)
 
 /* A place below the text, where neither heap nor libraries grow. */
 static void *map_near(int fd, size_t bytes, int protection, int flags)
@@ -80,6 +81,13 @@ void code_memory_settle(struct code_memory *m, size_t from, size_t to)
 	to &= ~(CODE_MEMORY_SETTLE - 1);
 	if (from < to)
 		madvise(m->rw + from, to - from, MADV_DONTNEED);
+}
+
+void code_memory_release(struct code_memory *m, size_t from)
+{
+	from = (from + PAGE_BYTES - 1) & ~(size_t)(PAGE_BYTES - 1);
+	if (from < m->bytes)
+		madvise(m->rw + from, m->bytes - from, MADV_REMOVE);
 }
 
 void *code_memory_data(size_t bytes)

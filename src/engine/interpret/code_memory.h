@@ -35,5 +35,7 @@ static inline bool code_memory_settles(size_t from, size_t to)
 {
 	return from / CODE_MEMORY_SETTLE != to / CODE_MEMORY_SETTLE;
 }
+/* Nothing from byte `from` on is wanted any more: gives the memory back. */
+void code_memory_release(struct code_memory *m, size_t from);
 
 #endif

@@ -40,6 +40,31 @@ struct interpret {
 
 /* Handlers that belong to no operation. */
 
+/*
+ * A trace's count-down has ended: it is to be translated, or has been, and its
+ * links and jump entries have not heard of it.
+ */
+const void *insn_hot(struct vcpu *v, const struct insn *first)
+{
+	struct trace *t = (struct trace *)((uintptr_t)first - offsetof(struct trace, insns));
+
+	if (t->region) {
+		const struct interpret *in = v->engine_priv;
+		struct jump_entry *e = jump_slot(v, v->arch.rip);
+
+		t->heat = 0;
+		if (e->target == trace_code(&in->cache, t)) {
+			e->target = in->ops->enter(t->region);
+			e->fast = in->ops->entry(t->region);
+			e->rip = v->arch.rip & PAGE_MASK;
+		}
+		return in->ops->enter(t->region);
+	}
+	v->soft.hot = t;
+	v->soft.exit = TRACE_HOT;
+	STOP(v);
+}
+
 const void *insn_fault_imm(struct vcpu *v, const struct insn *i)
 {
 	v->fault = (struct excp){ .vector = (uint8_t)i->imm,
@@ -478,8 +503,6 @@ static void promote(struct vcpu *v, struct interpret *in)
 	vcpu_fp_park(v);
 	switch (in->ops->translate(in->tier, gpa, v->arch.rip, host)) {
 	case TIER_DONE:
-		/* Whoever jumps to the trace by another address learns of it as of a change of
-		 * code. */
 		trace_retire(&in->cache, t);
 		*jump_slot(v, v->arch.rip) = (struct jump_entry){ 0 };
 		break;

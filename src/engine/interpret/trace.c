@@ -6,6 +6,7 @@
  */
 #include "engine/interpret/trace.h"
 #include "base/bytes.h"
+#include "bus/tsc.h"
 #include "cpu/exclusive.h"
 #include "cpu/fpstate.h"
 #include "cpu/mode.h"
@@ -14,6 +15,7 @@
 #include <sys/mman.h>
 
 #define CHECKS_PART  8   /* of the memory is for checked traces */
+#define RELEASE_TSC  (1ull << 30) /* of the host's TSC: some 0.4 s */
 #define SETTLE_TURNS 200 /* some ten microseconds */
 
 const void *insn_stale(struct vcpu *v, const struct insn *i)
@@ -28,13 +30,6 @@ const void *insn_stale(struct vcpu *v, const struct insn *i)
 const void *insn_changed(struct vcpu *v)
 {
 	v->soft.exit = TRACE_OUTDATED;
-	STOP(v);
-}
-
-const void *insn_hot(struct vcpu *v, const struct insn *first)
-{
-	v->soft.hot = (struct trace *)((uintptr_t)first - offsetof(struct trace, insns));
-	v->soft.exit = TRACE_HOT;
 	STOP(v);
 }
 
@@ -94,9 +89,14 @@ static void trace_kill(struct trace_cache *c, struct trace *t)
 
 void trace_retire(struct trace_cache *c, struct trace *t)
 {
-	t->dead = true;
-	trace_code_kill(c, t);
+	const struct trace *head;
+
 	hash_remove(c, t);
+	head = trace_find(c, t->gpa, t->mode);
+	t->dead = true;
+	/* From now on it only leads to the region, even when that is dead: insn_hot. */
+	t->region = head->region;
+	t->heat = 0;
 }
 
 /* Which of a trace's two lists belongs to page gfn. */
@@ -317,6 +317,7 @@ void trace_cache_flush_checked(struct trace_cache *c)
 
 void trace_cache_flush(struct trace_cache *c)
 {
+	uint64_t now = tsc_read();
 	unsigned n;
 
 	for (n = 0; n < 1u << PAGE_HASH_BITS; n++) {
@@ -332,6 +333,12 @@ void trace_cache_flush(struct trace_cache *c)
 		c->jumps[n].key = 0;
 	arena_reset(&c->plain);
 	arena_reset(&c->checks);
+	c->released = c->heat && now - c->flushed_tsc > RELEASE_TSC;
+	c->flushed_tsc = now;
+	if (c->released) {
+		madvise(c->pool, c->pool_bytes, MADV_DONTNEED);
+		code_memory_release(&c->code, 0);
+	}
 	c->v->soft.link_from = NULL;
 	c->flushes++;
 	c->epoch++;

@@ -125,6 +125,8 @@ struct trace_cache {
 	struct vcpu *v;
 	uint8_t *pool;
 	size_t pool_bytes;
+	uint64_t flushed_tsc; /* the host's, when everything was forgotten last */
+	bool released;
 	struct code_memory code;
 	struct trace_arena plain, checks;
 	struct trace_arena *arena; /* the one that is being decoded into */
@@ -148,7 +150,7 @@ static inline const void *trace_code(const struct trace_cache *cache, const stru
 	return cache->code.rx + trace->code;
 }
 
-/* The trace was translated: nobody finds it any more, and who comes to it is told to look again. */
+/* The trace was translated, and the region is findable: who still comes to the trace goes there. */
 void trace_retire(struct trace_cache *cache, struct trace *trace);
 
 /* What a checked trace compares before it runs: bytes decoded and where the guest's are now. */
@@ -172,7 +174,10 @@ void trace_code_kill(struct trace_cache *cache, const struct trace *trace);
 int trace_cache_open(struct trace_cache *cache, struct vcpu *v, size_t pool_bytes,
 		     const char **error);
 void trace_cache_close(struct trace_cache *cache);
-/* Forget everything. Dispatcher only. */
+/*
+ * Forget everything, and with a tier above give the memory back (`released`)
+ * unless it was full a moment ago. Dispatcher only.
+ */
 void trace_cache_flush(struct trace_cache *cache);
 /* Forget the checked traces. Dispatcher only. */
 void trace_cache_flush_checked(struct trace_cache *cache);

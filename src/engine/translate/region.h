@@ -47,6 +47,7 @@ struct region {
 	struct translator *translator;
 	struct trace *head; /* in the trace cache: how it is found and how it dies */
 	uint32_t enter, entry, stale, end;
+	uint32_t next_dead; /* in the list of dead ones, 1 + number; 0: the last */
 };
 
 #define STUBS 1024 /* places; no more than three quarters are used */
@@ -59,6 +60,7 @@ struct tier {
 	char nothing; /* every tier is a translator */
 };
 
+#define DEAD_HASH 1024u
 struct translator {
 	struct tier tier; /* first */
 	struct vcpu *v;
@@ -79,6 +81,7 @@ struct translator {
 	struct cell *cells; /* within reach of the code */
 	uint32_t cell_count;
 	bool global; /* the region being written lies on a global page */
+	uint32_t dead[DEAD_HASH]; /* dead regions by address, 1 + number; 0: none */
 	struct stub stubs[STUBS];
 	unsigned stub_count;
 	uint64_t evict_random;

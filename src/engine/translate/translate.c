@@ -15,6 +15,7 @@
 
 #define CODE_BYTES       (64u << 20)
 #define HEAT             200
+#define DEAD_KEPT        16
 #define HWCAP2_FSGSBASE_ 2u /* x86: user code may execute WRGSBASE */
 
 /* All of the process, for the signal handler. Nodes are never freed, only reused. */
@@ -78,6 +79,7 @@ static void forget(struct translator *t)
 	t->far_used = t->far;
 	memset(t->cells, 0, t->cell_count * sizeof(*t->cells));
 	t->cell_count = 0;
+	memset(t->dead, 0, sizeof(t->dead));
 }
 
 static void translator_close(struct tier *tier);
@@ -168,6 +170,8 @@ static void translator_flush(struct tier *tier)
 	runtime_reset(t);
 	forget(t);
 	listing_forget(t);
+	if (t->decoder->cache->released)
+		code_memory_release(&t->code, t->stubs_end);
 	t->v->soft.killed = true;
 	t->v->soft.link_exit = 0;
 }
@@ -181,6 +185,47 @@ static bool evicts(struct translator *t)
 	return (t->evict_random >> 33) % translate_options.evict == 0;
 }
 
+__attribute__((target("general-regs-only"))) static uint32_t *dead_list(struct translator *t,
+									gpa_t gpa)
+{
+	return &t->dead[(gpa ^ gpa >> PAGE_SHIFT) % DEAD_HASH];
+}
+
+__attribute__((target("general-regs-only"))) static void
+put_entry_jump(struct translator *t, const struct region *r, uint32_t to)
+{
+	uint8_t *entry = t->code.rw + r->entry;
+	uint32_t distance = to - (r->entry + 5);
+
+	entry[0] = 0xe9;
+	for (unsigned n = 0; n < 4; n++)
+		entry[1 + n] = (uint8_t)(distance >> (8 * n));
+}
+
+/*
+ * Links, cells and retired traces that lead to a dead region are not searched
+ * for: it leads on to the one that was made in its place. Only the latest
+ * dead ones of an address; older ones lead to one of these.
+ */
+static void succeed(struct translator *t, const struct region *r)
+{
+	uint32_t *where = dead_list(t, r->head->gpa);
+	unsigned found = 0;
+
+	while (*where) {
+		struct region *d = &t->regions[*where - 1];
+
+		if (d->head->gpa != r->head->gpa || d->head->mode != r->head->mode) {
+			where = &d->next_dead;
+		} else if (found++ < DEAD_KEPT) {
+			put_entry_jump(t, d, r->entry);
+			where = &d->next_dead;
+		} else {
+			*where = d->next_dead;
+		}
+	}
+}
+
 static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint64_t rip,
 					     const uint8_t *host)
 {
@@ -191,7 +236,7 @@ static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint6
 	struct plan *p = t->plan;
 	struct region *r;
 	struct trace *head;
-	uint32_t far;
+	uint32_t used = t->used, far;
 
 	if (!(t->v->soft.mode & MODE_CODE64))
 		return TIER_NEVER;
@@ -223,6 +268,8 @@ static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint6
 	case REGION_FULL:
 		return TIER_FULL;
 	}
+	code_memory_settle(&t->code, used, t->used);
+	code_memory_settle(&t->code, far, t->far_used);
 	*head = (struct trace){ .gpa = gpa, .mode = t->v->soft.mode, .region = r };
 	head->region_first = p->first_byte;
 	head->region_last = p->last_byte;
@@ -236,6 +283,7 @@ static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint6
 	}
 	listing_region(t, r, rip, far);
 	check_note(t->v, t->code.rx + r->enter, p);
+	succeed(t, r);
 	t->stats.regions++;
 	t->stats.insns += p->insn_count;
 	t->stats.hot_bytes += r->end - r->enter;
@@ -246,13 +294,12 @@ static enum tier_answer translator_translate(struct tier *tier, gpa_t gpa, uint6
 __attribute__((target("general-regs-only"))) static void region_kill(struct region *r)
 {
 	struct translator *t = r->translator;
-	uint8_t *entry = t->code.rw + r->entry;
-	uint32_t distance = r->stale - (r->entry + 5);
+	uint32_t *list = dead_list(t, r->head->gpa);
 
 	/* No thread but ours runs this code, and it is at most in a call made from it: a jump. */
-	entry[0] = 0xe9;
-	for (unsigned n = 0; n < 4; n++)
-		entry[1 + n] = (uint8_t)(distance >> (8 * n));
+	put_entry_jump(t, r, r->stale);
+	r->next_dead = *list;
+	*list = (uint32_t)(r - t->regions) + 1;
 	t->v->soft.killed = true;
 }
 
