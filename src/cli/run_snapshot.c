@@ -118,6 +118,7 @@ int run_snapshot(void *ctx, struct control_call *call)
 	struct snapshot_options options = {
 		.path = path,
 		.compress = json_is_true(json_object_get(arguments, "compress")),
+		.live = json_is_true(json_object_get(arguments, "live")),
 		.hold = stop,
 	};
 	struct snapshot_extra extra = { .save = save, .ctx = run, .run = NULL };
@@ -129,6 +130,11 @@ int run_snapshot(void *ctx, struct control_call *call)
 
 	if (!path || *path != '/') {
 		snprintf(call->error, sizeof(call->error), "path must be absolute");
+		return -EINVAL;
+	}
+	if (options.live && options.compress) {
+		snprintf(call->error, sizeof(call->error),
+			 "what is written live is not compressed: take one of the two");
 		return -EINVAL;
 	}
 	description = run_describe(run);
@@ -150,7 +156,8 @@ int run_snapshot(void *ctx, struct control_call *call)
 	/* It goes on from the file, so here it ends without another instruction. */
 	if (stop)
 		vm_request_stop(run->vm, STOP_USER, STATUS_OK, NULL);
-	call->result = json_pack("{s:I, s:I}", "pause_ns", (json_int_t)report.pause_ns, "ram_bytes",
-				 (json_int_t)report.ram_bytes);
+	call->result =
+		json_pack("{s:I, s:I, s:i}", "pause_ns", (json_int_t)report.pause_ns, "ram_bytes",
+			  (json_int_t)report.ram_bytes, "rounds", (int)report.rounds);
 	return 0;
 }

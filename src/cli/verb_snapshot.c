@@ -11,7 +11,7 @@
 #include "cli/verb.h"
 #include "cli/verb_control.h"
 
-enum { OPT_COMPRESS = 1, OPT_STOP, OPT_JSON };
+enum { OPT_COMPRESS = 1, OPT_STOP, OPT_JSON, OPT_LIVE };
 
 /* The monitor has another working directory than we, perhaps. NULL with errno. */
 static char *absolute(const char *path)
@@ -28,7 +28,7 @@ static char *absolute(const char *path)
 }
 
 struct wishes {
-	bool compress, stop, json;
+	bool compress, live, stop, json;
 };
 
 static int snapshot_option(void *ctx, int id, const char *value)
@@ -38,6 +38,9 @@ static int snapshot_option(void *ctx, int id, const char *value)
 	switch (id) {
 	case OPT_COMPRESS:
 		wishes->compress = true;
+		break;
+	case OPT_LIVE:
+		wishes->live = true;
 		break;
 	case OPT_STOP:
 		wishes->stop = true;
@@ -66,6 +69,8 @@ static int snapshot_verb(const struct verb *verb, int argc, char **argv)
 		return usage_error(verb, "which VM? insula ps lists those that run");
 	if (!words[1] || !*words[1])
 		return usage_error(verb, "into which file?");
+	if (wishes.live && wishes.compress)
+		return usage_error(verb, "what is written --live is not compressed");
 	status = STATUS_HOST_ERROR;
 	whole = absolute(words[1]);
 	if (!whole) {
@@ -74,9 +79,10 @@ static int snapshot_verb(const struct verb *verb, int argc, char **argv)
 	}
 	client = control_open(words[0]);
 	if (client)
-		answer = control_ask(client, json_pack("{s:s, s:s, s:b, s:b}", "verb", "snapshot",
-						       "path", whole, "compress", wishes.compress,
-						       "stop", wishes.stop));
+		answer = control_ask(client,
+				     json_pack("{s:s, s:s, s:b, s:b, s:b}", "verb", "snapshot",
+					       "path", whole, "compress", wishes.compress, "live",
+					       wishes.live, "stop", wishes.stop));
 	result = json_object_get(answer, "result");
 	if (answer) {
 		status = STATUS_OK;
@@ -97,6 +103,7 @@ static int snapshot_verb(const struct verb *verb, int argc, char **argv)
 static const struct option_def snapshot_options[] = {
 	{ "compress", NULL, "RAM by zstd: a smaller file that takes longer to restore",
 	  OPT_COMPRESS },
+	{ "live", NULL, "while it runs: it stands still for a few milliseconds only", OPT_LIVE },
 	{ "stop", NULL, "end the VM there, so that its disks stay as the snapshot knows them",
 	  OPT_STOP },
 	{ "json", NULL, "say how long it stood still and how much RAM was written", OPT_JSON },

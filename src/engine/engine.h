@@ -49,6 +49,9 @@ struct engine_stats {
 
 struct engine {
 	const char *name;
+	/* Guest code stores to RAM without the page authority's knowledge (mem/page.h): what it
+	 * stores to cannot be logged. */
+	bool unheard;
 	/* engine_check(); NULL: on every host. */
 	int (*check)(char *why);
 	/*

@@ -28,7 +28,7 @@
 #define LISTENERS_WRITER 0x80000000u
 /* Listeners beyond 63 share the last bit; it is dropped only by their removal. */
 #define HOLDER_SHARED    (1ull << 63)
-#define BLOCKED_BYTES    (0x0101010101010101ull * (PAGE_ROM | PAGE_CODE))
+#define BLOCKED_BYTES    (0x0101010101010101ull * (PAGE_ROM | PAGE_CODE | PAGE_DIRTY_LOG))
 
 static void listeners_read_lock(struct ram *ram)
 {
@@ -140,9 +140,16 @@ unsigned page_reasons(struct ram *ram, gfn_t gfn)
 bool page_grant_write(struct ram *ram, struct page_listener *self, gfn_t gfn)
 {
 	uint64_t index = page_index(ram, gfn);
+	uint8_t seen;
 
-	if (index == RAM_NOWHERE ||
-	    atomic_load_explicit(&ram->reasons[index], memory_order_acquire))
+	if (index == RAM_NOWHERE)
+		return false;
+	seen = atomic_load_explicit(&ram->reasons[index], memory_order_acquire);
+	if (unlikely(seen & PAGE_DIRTY_LOG)) {
+		dirty_mark(ram, index);
+		seen = atomic_load(&ram->reasons[index]);
+	}
+	if (seen)
 		return false;
 	/*
 	 * Still ours from before: whoever adds a reason from now on finds the bit,
@@ -268,7 +275,7 @@ static unsigned within_page(gpa_t gpa, size_t len)
 }
 
 /*
- * First page at or after `index` and below `end` with ROM or CODE. Eight pages
+ * First page at or after `index` and below `end` with ROM, CODE or DIRTY_LOG. Eight pages
  * at a time, since a large DMA goes over mostly plain memory.
  */
 static uint64_t next_blocked(const struct ram *ram, uint64_t index, uint64_t end)
@@ -278,7 +285,7 @@ static uint64_t next_blocked(const struct ram *ram, uint64_t index, uint64_t end
 	while (index + 8 <= end && !(bytes_load64(reasons + index) & BLOCKED_BYTES))
 		index += 8;
 	while (index < end && !(atomic_load_explicit(&ram->reasons[index], memory_order_relaxed) &
-				(PAGE_ROM | PAGE_CODE)))
+				(PAGE_ROM | PAGE_CODE | PAGE_DIRTY_LOG)))
 		index++;
 	return index;
 }
@@ -318,9 +325,14 @@ static int walk(struct ram *ram, struct page_listener *self, uint64_t offset, gp
 	for (uint64_t i = next_blocked(ram, first, beyond); i < beyond;
 	     i = next_blocked(ram, i + 1, beyond)) {
 		size_t skip = i == first ? 0 : (size_t)((i << PAGE_SHIFT) - offset);
+		uint8_t seen = atomic_load_explicit(&ram->reasons[i], memory_order_relaxed);
 
-		if (atomic_load_explicit(&ram->reasons[i], memory_order_relaxed) & PAGE_ROM)
+		if (seen & PAGE_ROM)
 			return -EROFS;
+		if (end && (seen & PAGE_DIRTY_LOG))
+			dirty_mark(ram, i);
+		if (!(seen & PAGE_CODE))
+			continue;
 		if (end)
 			tell(ram, NULL, self, i, gpa + skip, within_page(gpa + skip, len - skip));
 		else if (self)

@@ -7,6 +7,9 @@
  * store. Grants that engines hold in their TLBs are revoked through listeners
  * when a reason is added.
  *
+ * DIRTY_LOG: the page counts as clean (mem/dirty.h). A store, or the grant to make
+ * one, is noted and ends the reason.
+ *
  * CODE: some engine has decoded instructions from the page. Granules of 64
  * bytes say which part; a store that touches none of them is let through
  * without telling anybody.

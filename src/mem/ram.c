@@ -6,6 +6,8 @@
  */
 #include "mem/ram_priv.h"
 
+#include "mem/dirty.h"
+
 #include "base/bytes.h"
 
 #include <errno.h>
@@ -140,6 +142,8 @@ void ram_free(struct ram *ram)
 	if (!ram)
 		return;
 	pages = ram->file_bytes >> PAGE_SHIFT;
+	if (ram->dirty)
+		munmap(ram->dirty, dirty_log_words(ram) * sizeof(*ram->dirty));
 	if (ram->granted)
 		munmap(ram->granted, pages * sizeof(*ram->granted));
 	if (ram->present)

@@ -48,6 +48,10 @@ struct ram {
 	struct page_listener *listeners;
 	uint64_t holders_taken;
 
+	/* The dirty log (dirty.c): a bit for each page of RAM; NULL: never started. */
+	_Atomic uint64_t *dirty;
+	_Atomic bool dirty_runs;
+
 	_Atomic unsigned dma_in_flight;
 	bool dma_may_be_held;   /* fixed before the machine runs */
 	_Atomic int dma_stores; /* devices storing now; -1: dma_hold() */
@@ -77,6 +81,14 @@ static inline void ram_fetch(struct ram *ram, uint64_t offset, uint64_t len)
 			      (page % 64) &
 		      1))
 			ram_fetch_slow(ram, page);
+}
+
+/* A page with the reason DIRTY_LOG was stored to, or is about to be through a grant. */
+static inline void dirty_mark(struct ram *ram, uint64_t page)
+{
+	/* In this order: see the head of dirty.c. */
+	atomic_fetch_and(&ram->reasons[page], (uint8_t)~PAGE_DIRTY_LOG);
+	atomic_fetch_or(&ram->dirty[page / 64], 1ull << (page % 64));
 }
 
 /* Offset in the file of [gpa, gpa+len) if it is RAM, or also ROM, in one slot; else RAM_NOWHERE. */

@@ -102,14 +102,27 @@ bool barrier_park(struct vcpu_thread *t)
 	return run;
 }
 
-void barrier_stop_world(struct vm *vm)
+void barrier_stop_vcpus(struct vm *vm)
 {
-	const struct timespec pause = { .tv_nsec = 200000 };
-
 	pthread_mutex_lock(&vm->lock);
 	barrier_want(vm, VM_WANT_PAUSE);
 	barrier_wait_state(vm, VCPU_THREAD_PARKED);
 	pthread_mutex_unlock(&vm->lock);
+}
+
+void barrier_resume_vcpus(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->want = VM_WANT_RUN;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void barrier_stop_world(struct vm *vm)
+{
+	const struct timespec pause = { .tv_nsec = 200000 };
+
+	barrier_stop_vcpus(vm);
 	/*
 	 * Transfers end on the event loop's thread and need nothing of a vcpu. They
 	 * are few and short; a condition variable in the DMA path would cost every
@@ -123,8 +136,5 @@ void barrier_stop_world(struct vm *vm)
 void barrier_resume_world(struct vm *vm)
 {
 	vclock_resume(vm->board->clock);
-	pthread_mutex_lock(&vm->lock);
-	vm->want = VM_WANT_RUN;
-	pthread_cond_broadcast(&vm->changed);
-	pthread_mutex_unlock(&vm->lock);
+	barrier_resume_vcpus(vm);
 }

@@ -27,6 +27,7 @@
 #include "cpu/vcpu_state.h"
 #include "state/crc32c.h"
 #include "state/stream.h"
+#include "vm/snapshot_live.h"
 #include "vm/snapshot_priv.h"
 #include "vm/vm_priv.h"
 
@@ -124,7 +125,6 @@ static int disk_save(struct vm *vm, unsigned n, struct state_writer *w, char *er
 	const struct board_disk *option = &vm->options.board.disks[n];
 	struct snapshot_disk disk = { .read_only = option->read_only };
 	char resolved[PATH_MAX], name[16];
-	int fd;
 
 	if (!realpath(option->path, resolved) || strlen(resolved) >= sizeof(disk.path)) {
 		snprintf(error, SNAPSHOT_ERROR_MAX, "disk %s: %s", option->path,
@@ -132,13 +132,6 @@ static int disk_save(struct vm *vm, unsigned n, struct state_writer *w, char *er
 		return errno ? -errno : -ENAMETOOLONG;
 	}
 	strcpy((char *)disk.path, resolved);
-	/* A snapshot that outlives a crash of the host must not be ahead of its disk. */
-	fd = disk.read_only ? -1 : open(resolved, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd >= 0) {
-		if (fdatasync(fd) < 0)
-			errno = 0; /* then neither would be there */
-		close(fd);
-	}
 	if (disk_identity(resolved, &disk) < 0) {
 		snprintf(error, SNAPSHOT_ERROR_MAX, "disk %s: %s", option->path, strerror(errno));
 		return -errno;
@@ -146,6 +139,24 @@ static int disk_save(struct vm *vm, unsigned n, struct state_writer *w, char *er
 	snprintf(name, sizeof(name), "disk.%u", n);
 	state_save_named(&disk_table, name, &disk, w);
 	return 0;
+}
+
+/*
+ * A snapshot that outlives a crash of the host must not be ahead of its disks.
+ * The machine may run again: what it writes now makes no difference to that.
+ */
+static void disks_sync(const struct vm *vm)
+{
+	for (size_t i = 0; i < vm->options.board.disk_count; i++) {
+		const struct board_disk *disk = &vm->options.board.disks[i];
+		int fd = disk->read_only ? -1 : open(disk->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+		if (fd < 0)
+			continue;
+		if (fdatasync(fd) < 0)
+			errno = 0; /* then neither would be there */
+		close(fd);
+	}
 }
 
 /* ---- saving: the state ---- */
@@ -270,12 +281,9 @@ static int name_pages(struct snapshot_writer *w, uint64_t ram_bytes)
 	int err;
 
 	/* Holes at the end of RAM have not made the file as long as it is. */
-	if (ftruncate(w->fd, (off_t)(SNAPSHOT_RAM_OFFSET + ram_bytes)) < 0) {
-		err = -errno;
-		snprintf(w->error, sizeof(w->error), "cannot write the snapshot: %s",
-			 strerror(-err));
+	err = snapshot_extend(w, SNAPSHOT_RAM_OFFSET + ram_bytes);
+	if (err)
 		return err;
-	}
 	err = snapshot_name_part(w, "ram", SNAPSHOT_RAM_OFFSET, ram_bytes, SNAPSHOT_PAGES, 0);
 	if (err)
 		return err;
@@ -363,17 +371,20 @@ static uint64_t now_ns(void)
 
 /* The machine stands still from here to the end; what can wait comes afterwards. */
 static int write_paused(struct collect *c, struct snapshot_writer *w, uint8_t *table,
-			struct snapshot_report *report)
+			struct live *live, struct snapshot_report *report)
 {
 	int err = snapshot_collect(c->vm, c->extra, c->w, &c->session, &c->session_len, w->error);
 
 	if (err)
 		return err;
+	if (live)
+		return live_last(live);
 	return table ? write_frames(c->vm, w, &report->ram_bytes, table)
 		     : write_pages(c->vm, w, &report->ram_bytes);
 }
 
-static int write_rest(struct collect *c, struct snapshot_writer *w, uint8_t *table)
+static int write_rest(struct collect *c, struct snapshot_writer *w, uint8_t *table,
+		      struct live *live)
 {
 	uint64_t ram_bytes = c->vm->options.board.mem_bytes;
 	size_t frames = (ram_bytes + SNAPSHOT_FRAME - 1) / SNAPSHOT_FRAME;
@@ -388,7 +399,7 @@ static int write_rest(struct collect *c, struct snapshot_writer *w, uint8_t *tab
 		if (!err)
 			err = snapshot_add(w, "ram.frames", table, frames * FRAME_RECORD);
 	} else {
-		err = name_pages(w, ram_bytes);
+		err = live ? live_finish(live) : name_pages(w, ram_bytes);
 	}
 	if (!err)
 		err = snapshot_add(w, "run", run, strlen(run));
@@ -397,6 +408,8 @@ static int write_rest(struct collect *c, struct snapshot_writer *w, uint8_t *tab
 	if (!err && c->session)
 		err = snapshot_add(w, "session", c->session, c->session_len);
 	free(run);
+	if (!err)
+		disks_sync(c->vm);
 	return err ? err : snapshot_commit(w);
 }
 
@@ -407,6 +420,7 @@ int vm_snapshot(struct vm *vm, const struct snapshot_options *options,
 	struct snapshot_writer w;
 	struct state_writer state;
 	struct collect c = { .vm = vm, .extra = extra, .w = &state };
+	struct live rounds = { 0 }, *live = options->live ? &rounds : NULL;
 	uint8_t *table = NULL;
 	uint64_t began;
 	bool held = false;
@@ -428,6 +442,10 @@ int vm_snapshot(struct vm *vm, const struct snapshot_options *options,
 		table = calloc(frames, FRAME_RECORD);
 		err = table ? 0 : -ENOMEM;
 	}
+	if (!err && live)
+		err = live_init(live, vm, &w);
+	if (!err && live)
+		err = live_rounds(live);
 	began = now_ns();
 	if (!err && options->hold) {
 		err = vm_hold(vm);
@@ -440,12 +458,19 @@ int vm_snapshot(struct vm *vm, const struct snapshot_options *options,
 			snprintf(w.error, sizeof(w.error), "the VM has ended");
 	}
 	if (!err) {
-		err = write_paused(&c, &w, table, report);
+		err = write_paused(&c, &w, table, live, report);
 		vm_resume(vm);
 		report->pause_ns = now_ns() - began;
 	}
 	if (!err)
-		err = write_rest(&c, &w, table);
+		err = write_rest(&c, &w, table, live);
+	if (live) {
+		report->ram_bytes = live->written_bytes;
+		report->rounds = live->rounds;
+		if (live->pause_ns > report->pause_ns)
+			report->pause_ns = live->pause_ns;
+		live_fini(live);
+	}
 	if (err) {
 		snprintf(error, SNAPSHOT_ERROR_MAX, "%s",
 			 *w.error ? w.error : "the snapshot could not be written");

@@ -30,12 +30,16 @@ struct snapshot_extra {
 struct snapshot_options {
 	const char *path;
 	bool compress; /* RAM by zstd: smaller, slower to write, and to restore before it runs */
+	/* RAM is written while the machine runs, what it changes meanwhile once more: it stands
+	 * still for a moment only. Not with compress. */
+	bool live;
 	bool hold;     /* the VM stays held: its disks are then as the snapshot knows them */
 };
 
 struct snapshot_report {
-	uint64_t pause_ns;  /* for how long the machine stood still */
-	uint64_t ram_bytes; /* of pages that are not zero */
+	uint64_t pause_ns;  /* for how long the machine stood still; live: the longest time at once */
+	uint64_t ram_bytes; /* of pages that are not zero; live: that were written, some repeatedly */
+	unsigned rounds;    /* live: how often RAM was gone through while the machine ran */
 };
 
 /*

@@ -133,6 +133,16 @@ int snapshot_write(struct snapshot_writer *w, uint64_t offset, const void *bytes
 	return 0;
 }
 
+int snapshot_extend(struct snapshot_writer *w, uint64_t end)
+{
+	if (end <= w->end)
+		return 0;
+	if (ftruncate(w->fd, (off_t)end) < 0)
+		return fail(w->error, -errno, "cannot write the snapshot: %s", strerror(errno));
+	w->end = end;
+	return 0;
+}
+
 int snapshot_name_part(struct snapshot_writer *w, const char *name, uint64_t offset, uint64_t len,
 		       enum snapshot_encoding encoding, uint32_t crc)
 {

@@ -52,6 +52,8 @@ int snapshot_create(struct snapshot_writer *w, const char *path)
 /* Anywhere in the file; large pieces are best. */
 int snapshot_write(struct snapshot_writer *w, uint64_t offset, const void *bytes, size_t len)
 	__attribute__((warn_unused_result));
+/* The file is at least so long; what was not written is zero. */
+int snapshot_extend(struct snapshot_writer *w, uint64_t end) __attribute__((warn_unused_result));
 /* Names bytes already written; they begin at the end of what was named before, or behind it. */
 int snapshot_name_part(struct snapshot_writer *w, const char *name, uint64_t offset, uint64_t len,
 		       enum snapshot_encoding encoding, uint32_t crc)

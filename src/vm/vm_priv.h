@@ -96,6 +96,9 @@ void barrier_wait_state(struct vm *vm, enum vcpu_thread_state state);
 void barrier_errand(struct vm *vm, void (*errand)(struct vcpu_thread *t, void *ctx), void *ctx);
 /* A vcpu's thread with its engine left. True: run; false: leave for good. */
 bool barrier_park(struct vcpu_thread *t);
+/* All vcpus parked; devices and clocks go on. World lock held. */
+void barrier_stop_vcpus(struct vm *vm);
+void barrier_resume_vcpus(struct vm *vm);
 /* All vcpus parked, transfers finished, clock paused; the clock is only paused when it was running.
  */
 void barrier_stop_world(struct vm *vm);

@@ -1,6 +1,7 @@
 /* Guest RAM, the page authority and device access, also with several threads at it. */
 #include "base/bytes.h"
 #include "base/futex.h"
+#include "mem/dirty.h"
 #include "mem/dma.h"
 #include "mem/page.h"
 
@@ -599,6 +600,133 @@ static void no_granted_store_is_missed(void **state)
 	ram_free(race.ram);
 }
 
+/* Of one take: the only page, ~0 for none, ~1 for several. */
+static uint64_t take_one(struct ram *ram)
+{
+	uint64_t bits[64] = { 0 }, only = ~0ull;
+
+	assert_true(dirty_log_words(ram) <= 64);
+	dirty_log_take(ram, bits);
+	for (uint64_t n = 0; n < 64 * 64; n++)
+		if (bits[n / 64] >> (n % 64) & 1)
+			only = only == ~0ull ? n : ~1ull;
+	return only;
+}
+
+static void dirty_log_notes_stores(void **state)
+{
+	struct ram *ram = ram_new(4 * MIB + PAGE_SIZE);
+	struct hearer vcpu = HEARER;
+	struct dma_mapping mapping;
+	const uint8_t rom[16] = { 0 };
+	uint8_t bytes[3 * PAGE_SIZE] = { 1 };
+
+	assert_int_equal(ram_add_rom(ram, 0xfffff000, rom, sizeof(rom)), 0);
+	page_listener_add(ram, &vcpu.listener);
+	assert_false(dirty_log_runs(ram));
+	assert_true(page_grant_write(ram, &vcpu.listener, 7));
+	assert_int_equal(dirty_log_start(ram), 0);
+	assert_true(dirty_log_runs(ram));
+	assert_int_equal(take_one(ram), ~0ull);
+	assert_int_equal(page_reasons(ram, 7), PAGE_DIRTY_LOG);
+	assert_int_equal(page_reasons(ram, 0xfffff), PAGE_ROM);
+	/* To look is no store; to be granted one is. */
+	assert_int_equal(dma_read(ram, 0, bytes, sizeof(bytes)), 0);
+	assert_int_equal(dma_map(ram, 0, PAGE_SIZE, DMA_FROM_GUEST, &mapping), 0);
+	dma_unmap(ram, &mapping, PAGE_SIZE);
+	assert_int_equal(take_one(ram), ~0ull);
+	assert_true(page_grant_write(ram, &vcpu.listener, 7));
+	assert_int_equal(page_reasons(ram, 7), 0);
+	assert_int_equal(take_one(ram), 7);
+	assert_int_equal(page_reasons(ram, 7), PAGE_DIRTY_LOG);
+	assert_int_equal(take_one(ram), ~0ull);
+	/* Without a grant, because of code: each store is heard, and noted after it was made. */
+	assert_true(page_add_code(ram, &vcpu.listener, 9, 1));
+	assert_int_equal(page_write_begin(ram, &vcpu.listener, 9 * PAGE_SIZE + 8, 8), 0);
+	assert_int_equal(vcpu.changed, 1);
+	assert_int_equal(take_one(ram), ~0ull);
+	page_write_end(ram, &vcpu.listener, 9 * PAGE_SIZE + 8, 8);
+	assert_int_equal(take_one(ram), 9);
+	assert_false(page_grant_write(ram, &vcpu.listener, 9));
+	assert_int_equal(take_one(ram), 9);
+	/* Devices: the last page, one in the middle, several; a ROM is none. */
+	assert_int_equal(dma_write(ram, 4 * MIB + 1, bytes, 2), 0);
+	assert_int_equal(take_one(ram), 1024);
+	assert_int_equal(dma_store16(ram, 65 * PAGE_SIZE, 5), 0);
+	assert_int_equal(take_one(ram), 65);
+	assert_int_equal(dma_map(ram, 3 * PAGE_SIZE, PAGE_SIZE, DMA_TO_GUEST, &mapping), 0);
+	assert_int_equal(take_one(ram), ~0ull);
+	dma_unmap(ram, &mapping, 1);
+	assert_int_equal(take_one(ram), 3);
+	assert_int_equal(dma_write(ram, PAGE_SIZE, bytes, sizeof(bytes)), 0);
+	assert_int_equal(take_one(ram), ~1ull);
+	assert_int_equal(ram_write(ram, 5 * PAGE_SIZE, bytes, 1), 0);
+	assert_int_equal(take_one(ram), 5);
+	assert_int_equal(dma_write(ram, 0, bytes, 1), 0);
+	assert_int_equal(dirty_log_start(ram), 0);
+	assert_int_equal(take_one(ram), ~0ull);
+	dirty_log_stop(ram);
+	assert_int_equal(page_reasons(ram, 7), 0);
+	assert_int_equal(page_reasons(ram, 9), PAGE_CODE);
+	assert_int_equal(dma_write(ram, 0, bytes, 1), 0);
+	assert_int_equal(take_one(ram), ~0ull);
+	page_listener_remove(ram, &vcpu.listener);
+	ram_free(ram);
+}
+
+#define LOGGED_PAGES  70
+#define LOGGED_STORES 200000
+
+struct logged {
+	struct ram *ram;
+	_Atomic unsigned ended;
+};
+
+static void *logged_device(void *arg)
+{
+	struct logged *l = arg;
+	uint32_t random = (uint32_t)(uintptr_t)&random | 1;
+
+	for (unsigned n = 1; n <= LOGGED_STORES; n++) {
+		random = random * 1664525 + 1013904223;
+		assert_int_equal(
+			dma_write(l->ram,
+				  (random >> 8) % LOGGED_PAGES * PAGE_SIZE + (random & 0xffc), &n,
+				  sizeof(n)),
+			0);
+	}
+	atomic_fetch_add(&l->ended, 1);
+	return NULL;
+}
+
+/* Devices store while a copy is kept up to date by the log alone: in the end it is one. */
+static void dirty_log_misses_no_store(void **state)
+{
+	struct logged l = { .ram = ram_new(MIB) };
+	static uint8_t copy[MIB];
+	pthread_t threads[2];
+	bool last;
+
+	assert_int_equal(dirty_log_start(l.ram), 0);
+	for (unsigned n = 0; n < 2; n++)
+		assert_int_equal(pthread_create(&threads[n], NULL, logged_device, &l), 0);
+	do {
+		uint64_t bits[4] = { 0 };
+
+		last = atomic_load(&l.ended) == 2;
+		dirty_log_take(l.ram, bits);
+		for (uint64_t n = 0; n < 256; n++)
+			if (bits[n / 64] >> (n % 64) & 1)
+				assert_int_equal(ram_read(l.ram, n * PAGE_SIZE,
+							  copy + n * PAGE_SIZE, PAGE_SIZE),
+						 0);
+	} while (!last);
+	for (unsigned n = 0; n < 2; n++)
+		pthread_join(threads[n], NULL);
+	assert_memory_equal(copy, ram_page(l.ram, 0), MIB);
+	ram_free(l.ram);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -614,6 +742,8 @@ int main(void)
 		cmocka_unit_test(more_listeners_than_bits),
 		cmocka_unit_test(no_store_is_missed),
 		cmocka_unit_test(no_granted_store_is_missed),
+		cmocka_unit_test(dirty_log_notes_stores),
+		cmocka_unit_test(dirty_log_misses_no_store),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -137,6 +137,7 @@ const struct engine engine_kvm = {
 	.name = "kvm",
 	.check = check,
 	.model_limit = model_limit,
+	.unheard = true,
 	.vm_open = vm_open,
 	.vm_close = vm_close,
 	.vcpu_open = vcpu_open,
