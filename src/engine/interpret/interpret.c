@@ -53,6 +53,11 @@ const void *insn_hot(struct vcpu *v, const struct insn *first)
 		struct jump_entry *e = jump_slot(v, v->arch.rip);
 
 		t->heat = 0;
+		/* Regions that are run under control are found by the dispatcher alone. */
+		if (in->ops->run) {
+			v->soft.exit = TRACE_STALE;
+			STOP(v);
+		}
 		if (e->target == trace_code(&in->cache, t)) {
 			e->target = in->ops->enter(t->region);
 			e->fast = in->ops->entry(t->region);

@@ -513,6 +513,7 @@ static void lower_cold(struct gen *g, struct cold *cold)
 		put_exit(g, cold->target); /* may add to the list */
 		break;
 	}
+	g->insn = NULL; /* not the one above */
 }
 
 /* One instruction of so many bytes, 5 at most, that does nothing. */
